@@ -1,0 +1,51 @@
+/** Sizes and rates as people write them, to and from bytes. */
+import { QmpvaultError } from './errors.ts';
+
+export const KiB = 1024;
+export const MiB = 1024 ** 2;
+export const GiB = 1024 ** 3;
+
+const FACTORS: Readonly<Record<string, number>> = {
+  '': 1,
+  B: 1,
+  KiB,
+  MiB,
+  GiB,
+  TiB: 1024 ** 4,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  TB: 1e12,
+};
+
+/** `20MiB`, `1.5GiB`, `4096` to bytes. @throws usage */
+export function parseSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$/.exec(text.trim());
+  const factor = match?.[2] === undefined ? undefined : FACTORS[match[2]];
+  const bytes = Math.round(Number(match?.[1]) * (factor ?? Number.NaN));
+  if (Number.isSafeInteger(bytes)) return bytes;
+  throw new QmpvaultError(
+    'usage',
+    `'${text}' is no size: write a number with B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB), such as 20MiB`,
+  );
+}
+
+/** `20MiB/s` or `20MiB` to bytes per second. @throws usage */
+export function parseRate(text: string): number {
+  const rate = parseSize(text.replace(/\/s$/, ''));
+  if (rate > 0) return rate;
+  throw new QmpvaultError('usage', `a rate of '${text}' would never finish; leave it out for no limit`);
+}
+
+/** Three significant digits with a binary unit: `6.44 MiB`. */
+export function formatBytes(bytes: number): string {
+  let unit = 'B';
+  let value = bytes;
+  for (const next of ['KiB', 'MiB', 'GiB', 'TiB', 'PiB']) {
+    if (value < 1024) break;
+    value /= 1024;
+    unit = next;
+  }
+  if (unit === 'B' || value >= 100) return `${Math.round(value)} ${unit}`;
+  return `${value.toFixed(value >= 10 ? 1 : 2)} ${unit}`;
+}
