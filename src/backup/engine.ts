@@ -1,0 +1,57 @@
+/** What a backup is asked for and what it tells; and where an engine keeps its things on this host. */
+import type { QemuTools } from '../image/tools.ts';
+import type { DiskName, PointId, VmName } from '../base/ids.ts';
+import type { Log } from '../base/log.ts';
+import type { ReachStep } from '../base/steps.ts';
+import type { Manifest } from '../vault/manifest.ts';
+import type { Quiesce } from '../vm/moment.ts';
+
+export interface Engine {
+  /** Journals of runs and what is known of vaults. Must outlive this process, and the host's reboot. */
+  readonly stateDir: string;
+  /** Sockets; a short path, since a unix socket's has at most 107 bytes. */
+  readonly runtimeDir: string;
+  /** The guest's old data while a run reads. On a filesystem of its own it can never fill up the VM's. */
+  readonly scratchDir: string;
+  readonly tools: QemuTools;
+  readonly version: string;
+  readonly log: Log;
+  readonly reachStep: ReachStep;
+}
+
+export interface BackupRequest {
+  readonly vm: VmName;
+  /** The VM's QMP socket. */
+  readonly qmp: string;
+  /** The guest agent's socket. */
+  readonly agent?: string | undefined;
+  readonly quiesce: Quiesce;
+  readonly full?: boolean | undefined;
+  /** A chain that has this many points is not extended; 1 or less: every point is a full. */
+  readonly fullEvery: number;
+  readonly exclude?: readonly DiskName[] | undefined;
+  /** Bytes per second, over all disks. */
+  readonly bandwidth?: number | undefined;
+  readonly point?: PointId | undefined;
+  /** A run that moves no byte for so long is ended. */
+  readonly noProgressMs?: number | undefined;
+  /** Uses the sequence for QEMU without copy-before-write also where that is there. For tests. */
+  readonly withoutSnapshot?: boolean | undefined;
+}
+
+export type BackupPhase = 'preparing' | 'copying' | 'publishing' | 'digesting';
+
+export interface BackupProgress {
+  readonly phase: BackupPhase;
+  readonly disks: readonly { readonly name: DiskName; readonly doneBytes: number; readonly totalBytes: number }[];
+}
+
+export interface BackupResult {
+  readonly point: Manifest;
+  readonly warnings: readonly string[];
+}
+
+export interface RunControl {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: BackupProgress) => void) | undefined;
+}

@@ -1,0 +1,252 @@
+/**
+ * The copying of one run: one `blockdev-backup` per disk, all started in one transaction, followed to their end.
+ *
+ * A hung NAS shows itself only as jobs that make no progress. While their I/O is in flight, a `stop`, a reset or a
+ * `qom-set` would hang QEMU's main loop and with it the guest, whoever sends it. So this class sends none, gives up
+ * after `noProgressMs`, and on the guest's RESET, SHUTDOWN and STOP events asks at once whether the main loop still
+ * answers: the reset may be waiting for our I/O right then. Ending the jobs is the business of unwinding.
+ */
+import { z } from 'zod';
+import { type EventListener, type QmpClient, QmpError, type QmpEvent } from '../../qmp/index.ts';
+import { throwIfAborted } from '../base/deadline.ts';
+import { type ErrorCode, QmpvaultError } from '../base/errors.ts';
+import type { RunId } from '../base/ids.ts';
+import { MiB } from '../base/units.ts';
+import type { NodeName } from './block-graph.ts';
+import { runJob } from './run-names.ts';
+
+export interface CopyDisk {
+  readonly index: number;
+  readonly source: NodeName;
+  readonly target: NodeName;
+  /** Bitmap on the source that says what to copy; null: everything. */
+  readonly bitmap: string | null;
+}
+
+export interface CopyProgress {
+  readonly index: number;
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}
+
+export interface FollowOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Bytes per second over all disks. */
+  readonly bandwidth?: number | undefined;
+  readonly noProgressMs?: number | undefined;
+  readonly onProgress?: ((progress: readonly CopyProgress[]) => void) | undefined;
+  /** Called about four times a second; throws to end the run (scratch running out). */
+  readonly check?: (() => Promise<void>) | undefined;
+}
+
+const JobsReply = z.array(
+  z.object({
+    id: z.string(),
+    status: z.string(),
+    'current-progress': z.number(),
+    'total-progress': z.number(),
+    error: z.string().optional(),
+  }),
+);
+type Job = z.infer<typeof JobsReply>[number];
+
+const TICK_MS = 250;
+const GUEST_EVENTS = new Set(['STOP', 'RESET', 'SHUTDOWN']);
+/** How long the main loop may be silent after such an event: it is the guest that waits meanwhile. */
+const PROBE_MS = 250;
+/** block-copy's largest single request; under a low bandwidth limit progress comes in steps of this size. */
+const CHUNK_BYTES = MiB;
+
+/** What the transaction does to copy one disk. `auto-dismiss: false`, so that a restarted engine finds the result. */
+export function copyAction(run: RunId, disk: CopyDisk, extra: object = {}): object {
+  return {
+    type: 'blockdev-backup',
+    data: {
+      'job-id': runJob(run, disk.index),
+      device: disk.source,
+      target: disk.target,
+      'auto-dismiss': false,
+      ...(disk.bitmap === null
+        ? { sync: 'full' }
+        : { sync: 'bitmap', bitmap: disk.bitmap, 'bitmap-mode': 'never' }),
+      ...extra,
+    },
+  };
+}
+
+export class CopyJobs {
+  readonly #client: QmpClient;
+  readonly #listener: EventListener;
+  readonly #indexOf: ReadonlyMap<string, number>;
+
+  private constructor(client: QmpClient, run: RunId, indexes: readonly number[]) {
+    this.#client = client;
+    this.#indexOf = new Map(indexes.map((index) => [runJob(run, index), index]));
+    this.#listener = client.listen((event) => this.#concerns(event));
+  }
+
+  /**
+   * Starts all copies in one transaction.
+   * @param actions of the transaction: the copies, and what else must happen at the same instant
+   * @param grouped all succeed or all are undone by QEMU; it allows no bitmap-add in the same transaction
+   */
+  static async start(
+    client: QmpClient,
+    {
+      run,
+      indexes,
+      actions,
+      grouped,
+    }: { run: RunId; indexes: readonly number[]; actions: readonly object[]; grouped: boolean },
+  ): Promise<CopyJobs> {
+    const jobs = new CopyJobs(client, run, indexes);
+    try {
+      await client.execute('transaction', {
+        actions,
+        ...(grouped && { properties: { 'completion-mode': 'grouped' } }),
+      });
+      return jobs;
+    } catch (error) {
+      jobs.close();
+      throw error;
+    }
+  }
+
+  close(): void {
+    this.#listener.close();
+  }
+
+  /**
+   * Follows all jobs to their end. After an error some may still run: unwinding ends them.
+   * @throws run-failed, vault-full, scratch-full, run-stalled, cancelled
+   */
+  async finish({
+    signal,
+    bandwidth,
+    noProgressMs = 5_000,
+    onProgress,
+    check,
+  }: FollowOptions): Promise<CopyProgress[]> {
+    const patienceMs = bandwidth
+      ? Math.max(noProgressMs, (4e3 * CHUNK_BYTES * this.#indexOf.size) / bandwidth)
+      : noProgressMs;
+    let copying = -1;
+    let moved = { bytes: -1, at: performance.now() };
+    for (;;) {
+      throwIfAborted(signal);
+      const jobs = await this.#read(noProgressMs);
+      const progress = jobs.map((job) => this.#progressOf(job));
+      onProgress?.(progress);
+      this.#refuseFailed(jobs);
+      if (jobs.every((job) => job.status === 'concluded')) return progress;
+
+      const running = jobs.filter((job) => job.status === 'running');
+      if (bandwidth && running.length !== copying) await this.#share(bandwidth, running);
+      copying = running.length;
+      const bytes = jobs.reduce((sum, job) => sum + job['current-progress'], 0);
+      if (bytes !== moved.bytes || running.length === 0) moved = { bytes, at: performance.now() };
+      if (performance.now() - moved.at > patienceMs) throw stalled(patienceMs);
+      await check?.();
+      await this.#change(signal, noProgressMs);
+    }
+  }
+
+  #concerns(event: QmpEvent): boolean {
+    if (GUEST_EVENTS.has(event.name)) return true;
+    return event.name === 'JOB_STATUS_CHANGE' && this.#indexOf.has(String(event.data['id']));
+  }
+
+  /** Waits for an event worth another look, or for the tick. */
+  async #change(signal: AbortSignal | undefined, noProgressMs: number): Promise<void> {
+    const end = performance.now() + TICK_MS;
+    for (;;) {
+      const left = end - performance.now();
+      if (left <= 0) return;
+      let event: QmpEvent;
+      try {
+        event = await this.#listener.next({ timeoutMs: left, ...(signal && { signal }) });
+      } catch (error) {
+        throwIfAborted(signal);
+        if (error instanceof QmpError && error.code === 'qmp-timeout') return;
+        throw error;
+      }
+      if (GUEST_EVENTS.has(event.name)) {
+        await this.#read(Math.min(PROBE_MS, noProgressMs));
+        return;
+      }
+      if (['concluded', 'waiting', 'aborting'].includes(String(event.data['status']))) return;
+    }
+  }
+
+  async #read(timeoutMs: number): Promise<Job[]> {
+    try {
+      const jobs = JobsReply.parse(await this.#client.execute('query-jobs', {}, { timeoutMs }));
+      return jobs.filter((job) => this.#indexOf.has(job.id));
+    } catch (error) {
+      if (error instanceof QmpError && error.code === 'qmp-timeout') throw stalled(timeoutMs, error);
+      throw error;
+    }
+  }
+
+  #progressOf(job: Job): CopyProgress {
+    return {
+      index: this.#indexOf.get(job.id) ?? -1,
+      doneBytes: job['current-progress'],
+      totalBytes: job['total-progress'],
+    };
+  }
+
+  async #share(bandwidth: number, running: readonly Job[]): Promise<void> {
+    const speed = Math.max(1, Math.floor(bandwidth / Math.max(1, running.length)));
+    for (const job of running) {
+      try {
+        await this.#client.execute('block-job-set-speed', { device: job.id, speed });
+      } catch (error) {
+        // The job has just ended by itself.
+        if (!(error instanceof QmpError && error.code === 'qmp-command')) throw error;
+      }
+    }
+  }
+
+  /** In a group one job fails and QEMU cancels the others: the one with the cause is reported. */
+  #refuseFailed(jobs: readonly Job[]): void {
+    if (jobs.length < this.#indexOf.size) {
+      throw new QmpvaultError(
+        'run-failed',
+        'a copy job vanished from the VM: somebody else dismissed or cancelled it',
+      );
+    }
+    const failed = jobs.filter((job) => job.error !== undefined);
+    const first = failed.find((job) => job.error !== 'Operation canceled') ?? failed[0];
+    if (first?.error === undefined) return;
+    const { code, meaning } = meaningOf(first.error);
+    throw new QmpvaultError(
+      code,
+      `copying disk ${this.#indexOf.get(first.id)} failed: ${first.error}${meaning}`,
+      {
+        details: { job: first.id, error: first.error, disk: this.#indexOf.get(first.id) },
+      },
+    );
+  }
+}
+
+/** QEMU gives the errno only as text. EACCES is what a snapshot-access node answers once its snapshot is broken. */
+function meaningOf(error: string): { code: ErrorCode; meaning: string } {
+  if (error === 'No space left on device' || error === 'Disk quota exceeded') {
+    return { code: 'vault-full', meaning: ': the vault is full' };
+  }
+  if (error === 'Permission denied') {
+    return {
+      code: 'scratch-full',
+      meaning: ': the snapshot broke because its old data could not be saved to scratch',
+    };
+  }
+  return { code: 'run-failed', meaning: '' };
+}
+
+function stalled(afterMs: number, cause?: unknown): QmpvaultError {
+  return new QmpvaultError('run-stalled', `no progress for ${Math.round(afterMs)} ms: does the NAS hang?`, {
+    details: { afterMs },
+    cause,
+  });
+}

@@ -1,0 +1,187 @@
+/**
+ * The moment: the one instant of all disks that a restore point shows. Filters are put between the devices and
+ * their nodes while the guest stands still, for a few milliseconds.
+ *
+ * Whose pause it is: `stop` on a VM that its operator paused succeeds without an event, and a `cont` of ours would
+ * resume the operator's VM. So a VM that is not running is neither stopped, resumed nor frozen, and `cont` is sent
+ * only if our own `stop` produced the STOP event and the state is still `paused`.
+ *
+ * If this process dies in between, the guest would stay paused or frozen: the guard, a process of its own, is told
+ * before each such step and puts it right. src/image starts it; here it is a port.
+ */
+import { z } from 'zod';
+import type { GuestAgent, QmpClient } from '../../qmp/index.ts';
+import { messageOf, QmpvaultError } from '../base/errors.ts';
+import { noSteps, type ReachStep } from '../base/steps.ts';
+import type { NodeName } from './block-graph.ts';
+
+/** Told before the guest is stopped or frozen, and after it runs again. */
+export interface GuestGuard {
+  pausing(): Promise<void>;
+  resumed(): Promise<void>;
+  freezing(): Promise<void>;
+  thawed(): Promise<void>;
+}
+
+export type Quiesce = 'off' | 'auto' | 'required';
+
+export interface MomentDisk {
+  readonly device: string;
+  readonly root: NodeName;
+  readonly filter: NodeName;
+}
+
+export interface Moment {
+  readonly at: Date;
+  readonly freezeMs: number | null;
+  readonly pauseMs: number | null;
+  /** What was reached, not what was asked for. */
+  readonly consistency: 'crash' | 'filesystem';
+  readonly warnings: readonly string[];
+}
+
+export interface MomentOptions {
+  readonly client: QmpClient;
+  readonly disks: readonly MomentDisk[];
+  readonly guard: GuestGuard | null;
+  readonly agent: GuestAgent | null;
+  readonly quiesce: Quiesce;
+  readonly reachStep?: ReachStep;
+  readonly freezeTimeoutMs?: number;
+}
+
+/** A thaw waits longer than a freeze: a guest must not be left frozen because it was slow. */
+const THAW_TIMEOUT_MS = 10_000;
+const STOP_TIMEOUT_MS = 10_000;
+
+/**
+ * Puts every disk's filter in at one instant. When it throws, no filter is left in, the guest runs if it ran
+ * before, and is thawed.
+ * @throws vm-agent when a freeze is required and was not reached; qmp-* errors
+ */
+export async function takeMoment(options: MomentOptions): Promise<Moment> {
+  const { client, agent, quiesce, guard, reachStep = noSteps } = options;
+  const running = (await statusOf(client)) === 'running';
+  const warnings: string[] = [];
+  if (!running) {
+    if (quiesce === 'required') {
+      throw new QmpvaultError('vm-agent', 'the VM is not running, so its filesystems cannot be frozen');
+    }
+    const at = await insert(client, options.disks);
+    return { at, freezeMs: null, pauseMs: null, consistency: 'crash', warnings };
+  }
+  const freeze = agent === null || quiesce === 'off' ? null : new Freeze(agent, guard, quiesce, warnings);
+  let shown: { at: Date; pauseMs: number | null };
+  let freezeMs: number | null = null;
+  try {
+    await freeze?.begin(options.freezeTimeoutMs);
+    await reachStep('frozen');
+    shown =
+      options.disks.length === 1
+        ? { at: await insert(client, options.disks), pauseMs: null }
+        : await pausedInsert(options);
+  } finally {
+    freezeMs = (await freeze?.end()) ?? null;
+  }
+  return { ...shown, freezeMs, consistency: freeze?.reached ? 'filesystem' : 'crash', warnings };
+}
+
+/** Several disks have one moment only while nothing writes. (One disk needs no pause: a `qom-set` is an instant.) */
+async function pausedInsert(options: MomentOptions): Promise<{ at: Date; pauseMs: number }> {
+  const { client, disks, guard, reachStep = noSteps } = options;
+  await guard?.pausing();
+  const began = performance.now();
+  const stops = client.listen((event) => event.name === 'STOP');
+  let at: Date;
+  try {
+    await client.execute('stop', {}, { timeoutMs: STOP_TIMEOUT_MS });
+    await reachStep('stopped');
+    at = await insert(client, disks);
+    await reachStep('inserted');
+  } finally {
+    // The STOP event comes before the reply to `stop`; without it the pause is somebody else's.
+    const ours = stops.take().length > 0;
+    stops.close();
+    if (ours && (await statusOf(client)) === 'paused')
+      await client.execute('cont', {}, { timeoutMs: STOP_TIMEOUT_MS });
+  }
+  const pauseMs = performance.now() - began;
+  await guard?.resumed();
+  return { at, pauseMs };
+}
+
+/** All or none. @returns the moment: when the last of them was in */
+async function insert(client: QmpClient, disks: readonly MomentDisk[]): Promise<Date> {
+  const done: MomentDisk[] = [];
+  try {
+    for (const disk of disks) {
+      await setDrive(client, disk.device, disk.filter);
+      done.push(disk);
+    }
+  } catch (error) {
+    for (const disk of done) await setDrive(client, disk.device, disk.root);
+    throw error;
+  }
+  return new Date();
+}
+
+export async function setDrive(client: QmpClient, device: string, node: NodeName): Promise<void> {
+  await client.execute('qom-set', { path: device, property: 'drive', value: node });
+}
+
+/**
+ * A freeze that always ends in a thaw, also when the reply to the freeze never came: it may have taken effect.
+ */
+class Freeze {
+  readonly #agent: GuestAgent;
+  readonly #guard: GuestGuard | null;
+  readonly #quiesce: Quiesce;
+  readonly #warnings: string[];
+  #began: number | null = null;
+  reached = false;
+
+  constructor(agent: GuestAgent, guard: GuestGuard | null, quiesce: Quiesce, warnings: string[]) {
+    this.#agent = agent;
+    this.#guard = guard;
+    this.#quiesce = quiesce;
+    this.#warnings = warnings;
+  }
+
+  async begin(timeoutMs = 10_000): Promise<void> {
+    await this.#guard?.freezing();
+    this.#began = performance.now();
+    try {
+      const filesystems = await this.#agent.freeze({ timeoutMs });
+      this.reached = filesystems > 0;
+      if (!this.reached) this.#trouble('the guest agent froze no filesystem');
+    } catch (cause) {
+      this.#trouble(`the guest's filesystems were not frozen: ${messageOf(cause)}`, cause);
+    }
+  }
+
+  /** @returns how long the guest's filesystems stood, in milliseconds; null if they never were frozen */
+  async end(): Promise<number | null> {
+    if (this.#began === null) return null;
+    try {
+      await this.#agent.thaw({ timeoutMs: THAW_TIMEOUT_MS });
+      await this.#guard?.thawed();
+    } catch (cause) {
+      // The guard stays armed: it goes on thawing by itself.
+      this.#warnings.push(
+        `the guest agent did not confirm the thaw: ${messageOf(cause)}; the guard process goes on trying`,
+      );
+    }
+    return this.reached ? performance.now() - this.#began : null;
+  }
+
+  #trouble(message: string, cause?: unknown): void {
+    if (this.#quiesce === 'required') throw new QmpvaultError('vm-agent', message, { cause });
+    this.#warnings.push(`${message}; the restore point is crash-consistent`);
+  }
+}
+
+const StatusReply = z.object({ status: z.string() });
+
+async function statusOf(client: QmpClient): Promise<string> {
+  return StatusReply.parse(await client.execute('query-status')).status;
+}

@@ -1,0 +1,56 @@
+/**
+ * The snapshot that a run reads: per disk a copy-before-write filter, which saves the guest's old data to scratch
+ * before it is overwritten, and a snapshot-access node, which shows the disk as it was at the moment.
+ *
+ * `on-cbw-error: break-snapshot`: trouble with scratch breaks our snapshot and never the guest's write.
+ * `cbw-timeout` 4 s: above that the value overflows before QEMU 9.1. No `bitmap`: it would make the filter copy
+ * only what the increment needs, but everything else then reads as an error instead of as itself.
+ */
+import type { QmpClient } from '../../qmp/index.ts';
+import type { RunId } from '../base/ids.ts';
+import type { NodeName } from './block-graph.ts';
+import { runNode } from './run-names.ts';
+
+const CBW_TIMEOUT_S = 4;
+
+/** Adds the filter's node over a disk; it sees no I/O until the device is set to it. */
+export async function addFilter(
+  client: QmpClient,
+  { run, index, root, scratch }: { run: RunId; index: number; root: NodeName; scratch: NodeName },
+): Promise<NodeName> {
+  const node = runNode(run, 'filter', index);
+  await client.execute('blockdev-add', {
+    driver: 'copy-before-write',
+    'node-name': node,
+    file: root,
+    target: scratch,
+    'on-cbw-error': 'break-snapshot',
+    'cbw-timeout': CBW_TIMEOUT_S,
+  });
+  return node;
+}
+
+/** Adds the node that reads the disk as it was when its filter was put in. */
+export async function addAccess(
+  client: QmpClient,
+  { run, index, filter }: { run: RunId; index: number; filter: NodeName },
+): Promise<NodeName> {
+  const node = runNode(run, 'access', index);
+  await client.execute('blockdev-add', { driver: 'snapshot-access', 'node-name': node, file: filter });
+  return node;
+}
+
+/** Adds the writer's export of a target image as a node of the VM. Its disappearing fails I/O at once. */
+export async function addTarget(
+  client: QmpClient,
+  { run, index, socket, exportName }: { run: RunId; index: number; socket: string; exportName: string },
+): Promise<NodeName> {
+  const node = runNode(run, 'target', index);
+  await client.execute('blockdev-add', {
+    driver: 'nbd',
+    'node-name': node,
+    server: { type: 'unix', path: socket },
+    export: exportName,
+  });
+  return node;
+}

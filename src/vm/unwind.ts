@@ -1,0 +1,222 @@
+/**
+ * Taking out of a VM whatever runs of ours put in: one path for success, failure and for what a dead run left.
+ *
+ * It reads the graph and does not remember it, since anybody may have changed it meanwhile:
+ * - by node, a snapshot's overlay lies below our filter: the device is set to the filter's present child;
+ * - by device, it lies above, with our filter as its backing file. It is reopened on the filter's child. Its
+ *   header still names the format `copy-before-wri`, with which the VM could not start again, so that is warned of.
+ *
+ * Jobs are ended first: while one has I/O in flight to a hung writer, a `qom-set` or `blockdev-del` would hang
+ * QEMU's main loop. `job-cancel` alone leaves such a job running; an out-of-band `yank` of its target frees it,
+ * also when the main loop hangs already. Where yank is missing (< 6.0), killing the writer is what is left.
+ */
+import { z } from 'zod';
+import { type QmpClient, QmpError } from '../../qmp/index.ts';
+import { messageOf, QmpvaultError } from '../base/errors.ts';
+import type { RunId } from '../base/ids.ts';
+import { type BlockGraph, type NodeName, readBlockGraph } from './block-graph.ts';
+import { setDrive } from './moment.ts';
+import { isRunNode, runOf } from './run-names.ts';
+
+export interface UnwindOptions {
+  readonly client: QmpClient;
+  /** Which runs to take out; one that lives belongs to somebody else. */
+  readonly owns: (run: RunId) => boolean;
+  readonly canYank: boolean;
+  /** The second means against a hung writer. */
+  readonly killWriter: () => Promise<void>;
+}
+
+const JobsReply = z.array(z.object({ id: z.string(), status: z.string() }));
+const NodeOptionsReply = z.array(
+  z.object({
+    'node-name': z.string(),
+    detect_zeroes: z.string(),
+    cache: z.object({ direct: z.boolean(), 'no-flush': z.boolean() }),
+  }),
+);
+
+const CANCEL_MS = 1_500;
+const YANK_MS = 5_000;
+
+/**
+ * @returns warnings for the operator
+ * @throws vm-left-unclean naming what could not be taken out; calling again goes on from there
+ */
+export async function unwind(options: UnwindOptions): Promise<string[]> {
+  await endJobs(options);
+  const warnings = await releaseDevices(options);
+  await deleteNodes(options);
+  return warnings;
+}
+
+/** The runs of which anything is left in a VM, with whether a job of theirs is still at work. */
+export async function findRuns(client: QmpClient): Promise<Map<RunId, { working: boolean }>> {
+  const [graph, jobs] = await Promise.all([readBlockGraph(client), client.execute('query-jobs')]);
+  const found = new Map<RunId, { working: boolean }>();
+  for (const name of graph.nodes.keys()) {
+    const run = runOf(name);
+    if (run !== null) found.set(run, { working: false });
+  }
+  for (const job of JobsReply.parse(jobs)) {
+    const run = runOf(job.id);
+    if (run !== null) found.set(run, { working: found.get(run)?.working || job.status !== 'concluded' });
+  }
+  return found;
+}
+
+async function endJobs({ client, owns, canYank, killWriter }: UnwindOptions): Promise<void> {
+  const ours = async (timeoutMs: number) => {
+    const jobs = JobsReply.parse(await client.execute('query-jobs', {}, { timeoutMs }));
+    return jobs.filter(({ id }) => {
+      const run = runOf(id);
+      return run !== null && owns(run);
+    });
+  };
+  const listener = client.listen((event) => event.name === 'JOB_STATUS_CHANGE');
+  /** Whether all jobs conclude in time; false also when the main loop does not answer. */
+  const concluded = async (timeoutMs: number): Promise<boolean> => {
+    const end = performance.now() + timeoutMs;
+    try {
+      for (;;) {
+        const left = Math.max(1, end - performance.now());
+        const working = (await ours(left)).filter((job) => job.status !== 'concluded');
+        if (working.length === 0) return true;
+        await listener.next({ timeoutMs: left });
+      }
+    } catch (error) {
+      if (error instanceof QmpError && error.code === 'qmp-timeout') return false;
+      throw error;
+    }
+  };
+  try {
+    await cancelWorking(client, ours);
+    let over = await concluded(CANCEL_MS);
+    if (!over && canYank) {
+      await yankTargets(client, owns);
+      over = await concluded(YANK_MS);
+    }
+    if (!over) {
+      await killWriter();
+      over = await concluded(YANK_MS);
+    }
+    if (!over) {
+      throw new QmpvaultError(
+        'vm-left-unclean',
+        'a copy job in the VM could not be ended; run the command again',
+      );
+    }
+    for (const { id } of await ours(CANCEL_MS)) await client.execute('job-dismiss', { id });
+  } finally {
+    listener.close();
+  }
+}
+
+async function cancelWorking(
+  client: QmpClient,
+  ours: (timeoutMs: number) => Promise<{ id: string; status: string }[]>,
+): Promise<void> {
+  try {
+    for (const { id, status } of await ours(CANCEL_MS)) {
+      if (status !== 'concluded') await client.execute('job-cancel', { id }, { timeoutMs: CANCEL_MS });
+    }
+  } catch (error) {
+    // A refusal: it ended by itself. No answer: the main loop hangs, which is what yank is for.
+    if (!(error instanceof QmpError && (error.code === 'qmp-command' || error.code === 'qmp-timeout')))
+      throw error;
+  }
+}
+
+/** Asks yank itself what can be yanked: it answers out of band, the block graph may not. */
+async function yankTargets(client: QmpClient, owns: (run: RunId) => boolean): Promise<void> {
+  const InstancesReply = z.array(z.object({ type: z.string(), 'node-name': z.string().optional() }));
+  const all = InstancesReply.parse(
+    await client.execute('query-yank', {}, { oob: true, timeoutMs: CANCEL_MS }),
+  );
+  const instances = all.filter((instance) => {
+    const run = instance['node-name'] === undefined ? null : runOf(instance['node-name']);
+    return run !== null && owns(run);
+  });
+  if (instances.length > 0) await client.execute('yank', { instances }, { oob: true, timeoutMs: CANCEL_MS });
+}
+
+async function releaseDevices({ client, owns }: UnwindOptions): Promise<string[]> {
+  const graph = await readBlockGraph(client);
+  const warnings: string[] = [];
+  for (const filter of ownedNodes(graph, owns).filter((node) => isRunNode(node, 'filter'))) {
+    const child = graph.child(filter, 'file');
+    if (child === null) continue;
+    for (const device of graph.devices) {
+      if (device.root === filter && device.qomPath !== null) await setDrive(client, device.qomPath, child);
+    }
+    for (const { parent, role } of graph.parents(filter)) {
+      if (role !== 'backing') continue;
+      await putOnChild(client, graph, parent, child);
+      warnings.push(
+        `somebody took a snapshot of a disk during the run: the header of ${graph.nodes.get(parent)?.filename} names a backing format with which the VM cannot start again. Mend it while the VM is stopped: qemu-img rebase -u -F ${graph.nodes.get(child)?.driver} -b ${graph.nodes.get(child)?.filename} ${graph.nodes.get(parent)?.filename}`,
+      );
+    }
+  }
+  return warnings;
+}
+
+/** `blockdev-reopen` resets every option that it is not given: what QEMU tells of the node is given again. */
+async function putOnChild(
+  client: QmpClient,
+  graph: BlockGraph,
+  overlay: NodeName,
+  backing: NodeName,
+): Promise<void> {
+  const nodes = NodeOptionsReply.parse(await client.execute('query-named-block-nodes', { flat: true }));
+  const present = nodes.find((node) => node['node-name'] === overlay);
+  await client.execute('blockdev-reopen', {
+    options: [
+      {
+        driver: graph.nodes.get(overlay)?.driver,
+        'node-name': overlay,
+        file: graph.child(overlay, 'file'),
+        backing,
+        discard: 'unmap',
+        ...(present && {
+          'detect-zeroes': present.detect_zeroes,
+          cache: { direct: present.cache.direct, 'no-flush': present.cache['no-flush'] },
+        }),
+      },
+    ],
+  });
+}
+
+function ownedNodes(graph: BlockGraph, owns: (run: RunId) => boolean): NodeName[] {
+  return [...graph.nodes.keys()].filter((name) => {
+    const run = runOf(name);
+    return run !== null && owns(run);
+  });
+}
+
+/** From the top down: a node goes when nothing of ours stands on it any more. */
+async function deleteNodes({ client, owns }: UnwindOptions): Promise<void> {
+  const graph = await readBlockGraph(client);
+  const left = new Set(ownedNodes(graph, owns));
+  const trouble: string[] = [];
+  while (left.size > 0) {
+    const free = [...left].filter((node) => !graph.parents(node).some(({ parent }) => left.has(parent)));
+    for (const node of free) {
+      left.delete(node);
+      try {
+        await client.execute('blockdev-del', { 'node-name': node });
+      } catch (error) {
+        if (!(error instanceof QmpError && error.code === 'qmp-command')) throw error;
+        trouble.push(`${node}: ${messageOf(error)}`);
+      }
+    }
+    if (free.length === 0) break;
+  }
+  if (trouble.length === 0) return;
+  throw new QmpvaultError(
+    'vm-left-unclean',
+    `nodes of ours could not be taken out of the VM: ${trouble.join('; ')}`,
+    {
+      details: { trouble },
+    },
+  );
+}

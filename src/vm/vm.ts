@@ -1,0 +1,147 @@
+/** One VM behind its QMP socket: who it is, what its QEMU can do, and what state it is in. */
+import { z } from 'zod';
+import { type Capabilities, probeCapabilities, QmpClient, QmpError } from '../../qmp/index.ts';
+import { QmpvaultError } from '../base/errors.ts';
+import { socketPath } from '../base/ids.ts';
+import { type BlockGraph, readBlockGraph } from './block-graph.ts';
+import { type Disks, listDisks } from './disks.ts';
+
+const StatusReply = z.object({ status: z.string() });
+const NameReply = z.object({ name: z.string().optional() });
+const UuidReply = z.object({ UUID: z.string() });
+const MigrateReply = z.object({ status: z.string().optional() });
+
+/** States in which somebody else is moving the VM's disks: no backup, and nothing of ours is put in. */
+const MOVING = new Set(['inmigrate', 'postmigrate', 'finish-migrate', 'restore-vm', 'save-vm', 'colo']);
+const MIGRATING = new Set([
+  'setup',
+  'active',
+  'postcopy-active',
+  'postcopy-paused',
+  'device',
+  'pre-switchover',
+]);
+
+export class Vm implements AsyncDisposable {
+  readonly socket: string;
+  readonly client: QmpClient;
+  readonly capabilities: Capabilities;
+  readonly name: string | null;
+  readonly uuid: string;
+
+  private constructor(
+    socket: string,
+    client: QmpClient,
+    capabilities: Capabilities,
+    name: string | null,
+    uuid: string,
+  ) {
+    this.socket = socket;
+    this.client = client;
+    this.capabilities = capabilities;
+    this.name = name;
+    this.uuid = uuid;
+  }
+
+  /**
+   * @param timeoutMs how long to wait for the socket to answer; a chardev serves one client at a time
+   * @throws vm-unreachable, vm-busy, path-too-long
+   */
+  static async connect(
+    socket: string,
+    { signal, timeoutMs = 10_000 }: { signal?: AbortSignal | undefined; timeoutMs?: number } = {},
+  ): Promise<Vm> {
+    socketPath(socket);
+    const client = await connectClient(socket, timeoutMs, signal);
+    try {
+      const [capabilities, name, uuid] = await Promise.all([
+        probeCapabilities(client),
+        client.execute('query-name'),
+        client.execute('query-uuid'),
+      ]);
+      return new Vm(
+        socket,
+        client,
+        capabilities,
+        NameReply.parse(name).name ?? null,
+        UuidReply.parse(uuid).UUID,
+      );
+    } catch (error) {
+      await client.close();
+      throw error;
+    }
+  }
+
+  get qemuVersion(): string {
+    return this.client.version.text;
+  }
+
+  /** `running`, `paused`, `prelaunch`, … as QEMU's RunState has them. */
+  async status(): Promise<string> {
+    return StatusReply.parse(await this.client.execute('query-status')).status;
+  }
+
+  graph(): Promise<BlockGraph> {
+    return readBlockGraph(this.client);
+  }
+
+  async disks(): Promise<Disks> {
+    return listDisks(this.client, await this.graph());
+  }
+
+  /** @throws vm-state while the VM is migrating or was migrated away */
+  async refuseWhileMoving(): Promise<void> {
+    const [state, migrate] = await Promise.all([this.status(), this.client.execute('query-migrate')]);
+    const migration = MigrateReply.parse(migrate).status ?? 'none';
+    if (!MOVING.has(state) && !MIGRATING.has(migration)) return;
+    throw new QmpvaultError(
+      'vm-state',
+      `the VM ${this.name ?? this.socket} is in state '${state}' (migration: ${migration}); back it up where it runs, once that is over`,
+      { details: { socket: this.socket, state, migration } },
+    );
+  }
+
+  close(): Promise<void> {
+    return this.client.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+async function connectClient(
+  path: string,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+): Promise<QmpClient> {
+  const details = { socket: path };
+  try {
+    return await QmpClient.connect({
+      path,
+      connectTimeoutMs: timeoutMs,
+      greetingTimeoutMs: timeoutMs,
+      ...(signal && { signal }),
+    });
+  } catch (cause) {
+    if (!(cause instanceof QmpError)) throw cause;
+    if (cause.code === 'qmp-no-greeting') {
+      throw new QmpvaultError(
+        'vm-busy',
+        `${path} accepts the connection but sends no greeting within ${timeoutMs} ms: either another QMP client holds it (give qmpvault a -qmp socket of its own), or this QEMU hangs`,
+        { details, cause },
+      );
+    }
+    if (cause.code === 'qmp-connect') {
+      throw new QmpvaultError(
+        'vm-unreachable',
+        `nothing answers on ${path}: is the VM running, and is this its QMP socket?`,
+        {
+          details,
+          cause,
+        },
+      );
+    }
+    throw cause;
+  }
+}
