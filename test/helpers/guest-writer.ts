@@ -1,0 +1,116 @@
+/** A guest that never stops writing, and notices when it has to wait. */
+import { open } from 'node:fs/promises';
+import type { FixtureVm } from '../../vm-fixtures/guestless.ts';
+
+const BLOCK_BYTES = 4096;
+const SLOTS = 256;
+/** Prime, so that a slot's successive patterns differ for 251 rounds. */
+const PATTERNS = 251;
+
+export interface WriteReport {
+  readonly count: number;
+  readonly worstMs: number;
+  /** what the guest would have seen as I/O errors */
+  readonly errors: readonly unknown[];
+}
+
+/**
+ * Write number i goes to slot i mod 256 of the disk with pattern i mod 251 + 1, so that an image shows how many
+ * writes it holds.
+ */
+export class GuestWriter {
+  readonly #vm: FixtureVm;
+  readonly #disk: string;
+  readonly #everyMs: number;
+  readonly #spacing: number;
+  readonly #errors: unknown[] = [];
+  readonly #done: Promise<void>;
+  #count = 0;
+  #worstMs = 0;
+  #stopped = false;
+  #progress = Promise.withResolvers<void>();
+
+  private constructor(vm: FixtureVm, disk: string, everyMs: number) {
+    this.#vm = vm;
+    this.#disk = disk;
+    this.#everyMs = everyMs;
+    this.#spacing = Math.floor(vm.disk(disk).sizeBytes / SLOTS / BLOCK_BYTES) * BLOCK_BYTES;
+    this.#done = this.#run();
+  }
+
+  /** Begins to write 4 KiB every few milliseconds, until `stop` or the VM's end. */
+  static start(vm: FixtureVm, disk: string, { everyMs = 4 } = {}): GuestWriter {
+    return new GuestWriter(vm, disk, everyMs);
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Waits until so many more writes were completed. */
+  async progress(writes = 1): Promise<void> {
+    const goal = this.#count + writes;
+    while (this.#count < goal && !this.#stopped) await this.#progress.promise;
+  }
+
+  /** Ends after the write under way. */
+  async stop(): Promise<WriteReport> {
+    this.#stopped = true;
+    await this.#done;
+    return { count: this.#count, worstMs: this.#worstMs, errors: this.#errors };
+  }
+
+  /** How many of the writes a raw image holds: all up to one and none after it; `null` when no number fits. */
+  async writesIn(rawFile: string): Promise<number | null> {
+    const found = await this.#patternsIn(rawFile);
+    const holds = (count: number) =>
+      found.every((pattern, slot) => {
+        const rounds = Math.ceil((count - slot) / SLOTS);
+        return rounds <= 0 || pattern === patternOf(slot + (rounds - 1) * SLOTS);
+      });
+    // Nothing is known of slots that were not yet written: the highest count that fits is the one.
+    for (let count = this.#count; count >= 0; count -= 1) if (holds(count)) return count;
+    return null;
+  }
+
+  async #patternsIn(rawFile: string): Promise<(number | null)[]> {
+    await using file = await open(rawFile);
+    const patterns: (number | null)[] = [];
+    for (let slot = 0; slot < SLOTS; slot += 1) {
+      const block = Buffer.alloc(BLOCK_BYTES);
+      await file.read(block, 0, BLOCK_BYTES, slot * this.#spacing);
+      const first = block[0] ?? null;
+      patterns.push(block.every((byte) => byte === first) ? first : null);
+    }
+    return patterns;
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stopped && this.#vm.isAlive) {
+      const offset = (this.#count % SLOTS) * this.#spacing;
+      try {
+        const tookMs = await this.#vm.write(this.#disk, patternOf(this.#count), offset, BLOCK_BYTES);
+        this.#worstMs = Math.max(this.#worstMs, tookMs);
+        this.#count += 1;
+        this.#progress.resolve();
+        this.#progress = Promise.withResolvers();
+      } catch (error) {
+        if (this.#vm.isAlive) this.#errors.push(error);
+      }
+      await pause(this.#everyMs);
+    }
+    this.#stopped = true;
+    this.#progress.resolve();
+  }
+}
+
+function patternOf(write: number): number {
+  return (write % PATTERNS) + 1;
+}
+
+/** The guest's own rhythm: it waits for nobody. */
+function pause(ms: number): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  setTimeout(resolve, ms);
+  return promise;
+}

@@ -1,0 +1,19 @@
+/** A filesystem that fills up when a test wants it to. */
+import { execFileSync } from 'node:child_process';
+import { killProcessesIn, type Teardown, tempDir } from './temp-dir.ts';
+
+/** An empty tmpfs of so many bytes, mounted until the test ends. Needs root, or sudo without a password. */
+export function smallTmpfs(t: Teardown, sizeBytes: number): string {
+  const dir = tempDir(t);
+  asRoot('mount', '-t', 'tmpfs', '-o', `size=${sizeBytes},mode=0777`, 'qmpvault-test', dir);
+  t.teardown(() => {
+    killProcessesIn(dir);
+    asRoot('umount', '--lazy', dir);
+  });
+  return dir;
+}
+
+function asRoot(...command: string[]): void {
+  const [program = '', ...args] = process.getuid?.() === 0 ? command : ['sudo', '-n', ...command];
+  execFileSync(program, args);
+}

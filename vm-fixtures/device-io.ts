@@ -1,0 +1,47 @@
+/** Reads and writes through a VM's devices: QEMU's `qemu-io` by way of the human monitor. */
+import type { QmpClient } from '../qmp/index.ts';
+import { until } from '../src/base/deadline.ts';
+import { FixtureError } from './errors.ts';
+import type { QemuProcess } from './qemu-process.ts';
+
+/** Long enough to measure a stall instead of giving up on it. */
+const TIMEOUT_MS = 120_000;
+
+export class DeviceIo {
+  readonly #qmp: QmpClient;
+  readonly #process: QemuProcess;
+  /** One command at a time: their output goes to one file, and nothing in it says whose it is. */
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(qmp: QmpClient, process: QemuProcess) {
+    this.#qmp = qmp;
+    this.#process = process;
+  }
+
+  /** @throws FixtureError guest-io, QmpError */
+  run(qdev: string, command: string): Promise<{ output: string; tookMs: number }> {
+    const result = this.#last.then(() => this.#run(qdev, command));
+    this.#last = result.catch(() => {});
+    return result;
+  }
+
+  async #run(qdev: string, command: string): Promise<{ output: string; tookMs: number }> {
+    const started = performance.now();
+    const line = { 'command-line': `qemu-io -d ${qdev} "${command}"` };
+    const reply = await this.#qmp.execute('human-monitor-command', line, { timeoutMs: TIMEOUT_MS });
+    // The reply only names a missing device; what qemu-io itself says goes to the VM's stdout and stderr.
+    let output = `${reply}${this.#process.newOutput()}`;
+    if (command.startsWith('aio_')) output ||= await this.#lateOutput(command);
+    const tookMs = performance.now() - started;
+    if (/^Error|failed|not found|invalid|argument|read-only/im.test(output)) {
+      throw new FixtureError('guest-io', `${qdev}: ${command}: ${output.trim()}`);
+    }
+    return { output, tookMs };
+  }
+
+  /** What an asynchronous command says after its reply. */
+  #lateOutput(command: string): Promise<string> {
+    const what = `the end of ${command}`;
+    return until(async () => this.#process.newOutput() || undefined, { what, timeoutMs: TIMEOUT_MS });
+  }
+}
