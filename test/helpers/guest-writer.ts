@@ -3,7 +3,7 @@ import { open } from 'node:fs/promises';
 import type { FixtureVm } from '../../vm-fixtures/guestless.ts';
 
 const BLOCK_BYTES = 4096;
-const SLOTS = 256;
+const SLOTS = 64;
 /** Prime, so that a slot's successive patterns differ for 251 rounds. */
 const PATTERNS = 251;
 
@@ -15,7 +15,7 @@ export interface WriteReport {
 }
 
 /**
- * Write number i goes to slot i mod 256 of the disk with pattern i mod 251 + 1, so that an image shows how many
+ * Write number i goes to slot i mod 64 of the disk with pattern i mod 251 + 1, so that an image shows how many
  * writes it holds.
  */
 export class GuestWriter {
@@ -38,9 +38,11 @@ export class GuestWriter {
     this.#done = this.#run();
   }
 
-  /** Begins to write 4 KiB every few milliseconds, until `stop` or the VM's end. */
-  static start(vm: FixtureVm, disk: string, { everyMs = 4 } = {}): GuestWriter {
-    return new GuestWriter(vm, disk, everyMs);
+  /** Writes every slot once, then goes on with 4 KiB every few milliseconds until `stop` or the VM's end. */
+  static async start(vm: FixtureVm, disk: string, { everyMs = 4 } = {}): Promise<GuestWriter> {
+    const writer = new GuestWriter(vm, disk, everyMs);
+    await writer.progress(SLOTS);
+    return writer;
   }
 
   get count(): number {
@@ -66,10 +68,9 @@ export class GuestWriter {
     const holds = (count: number) =>
       found.every((pattern, slot) => {
         const rounds = Math.ceil((count - slot) / SLOTS);
-        return rounds <= 0 || pattern === patternOf(slot + (rounds - 1) * SLOTS);
+        return pattern === patternOf(slot + (rounds - 1) * SLOTS);
       });
-    // Nothing is known of slots that were not yet written: the highest count that fits is the one.
-    for (let count = this.#count; count >= 0; count -= 1) if (holds(count)) return count;
+    for (let count = this.#count; count >= SLOTS; count -= 1) if (holds(count)) return count;
     return null;
   }
 
@@ -97,7 +98,7 @@ export class GuestWriter {
       } catch (error) {
         if (this.#vm.isAlive) this.#errors.push(error);
       }
-      await pause(this.#everyMs);
+      if (this.#count > SLOTS) await pause(this.#everyMs);
     }
     this.#stopped = true;
     this.#progress.resolve();
