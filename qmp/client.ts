@@ -43,8 +43,9 @@ export class QmpClient {
   readonly #transport: Transport;
   readonly #replies = new Map<Call, PromiseWithResolvers<unknown>>();
   readonly #listeners = new Set<EventListener>();
-  readonly #ready = Promise.withResolvers<Hello>();
+  readonly #ready = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<QmpError | null>();
+  /** There from the greeting on, and connect() hands out no client without it. */
   #hello!: Hello;
 
   private constructor(socket: Socket, { path, maxLineBytes }: ConnectOptions) {
@@ -77,7 +78,7 @@ export class QmpClient {
       client.#ready.reject(error),
     );
     try {
-      client.#hello = await client.#ready.promise;
+      await client.#ready.promise;
       return client;
     } catch (error) {
       const { state } = client.#session;
@@ -158,8 +159,11 @@ export class QmpClient {
         case 'send':
           this.#transport.send(effect.value);
           break;
+        case 'greeted':
+          this.#hello = effect;
+          break;
         case 'ready':
-          this.#ready.resolve(effect);
+          this.#ready.resolve();
           break;
         case 'settle':
           if (effect.outcome.ok) this.#replies.get(effect.call)?.resolve(effect.outcome.value);

@@ -3,7 +3,7 @@
  * sent, or given up; it knows no socket, no clock and no promise.
  */
 import { randomBytes } from 'node:crypto';
-import { QmpCommandError, QmpError } from './errors.ts';
+import { QmpCommandError, QmpError, type QmpErrorCode } from './errors.ts';
 import { classify, type Message, type QmpEvent, type QmpVersion } from './message.ts';
 
 export type SessionState = 'greeting' | 'negotiating' | 'ready' | 'closed';
@@ -16,9 +16,9 @@ const NEXT: Readonly<Record<SessionState, readonly SessionState[]>> = {
 };
 
 /**
- * QEMU queues 8 in-band commands and then stops reading the socket (QMP_REQ_QUEUE_LEN_MAX, monitor/qmp.c), also
- * for the `exec-oob` that is to free a hung main loop. Commands that timed out stay in that queue. So no more
- * than this many are ever sent without a reply; the rest waits here.
+ * With the 8th in-band command in its queue QEMU stops reading the socket (QMP_REQ_QUEUE_LEN_MAX, monitor/qmp.c),
+ * so that it does not even see the `exec-oob` which is to free a hung main loop (5.2, 7.2 and 11.1 alike). Commands
+ * that timed out stay in that queue. So no more than this many are ever without a reply; the rest waits here.
  */
 export const IN_BAND_LIMIT = 7;
 
@@ -36,7 +36,8 @@ export type Outcome =
 
 export type Effect =
   | { readonly kind: 'send'; readonly value: unknown }
-  | { readonly kind: 'ready'; readonly version: QmpVersion; readonly oob: boolean }
+  | { readonly kind: 'greeted'; readonly version: QmpVersion; readonly oob: boolean }
+  | { readonly kind: 'ready' }
   | { readonly kind: 'settle'; readonly call: Call; readonly outcome: Outcome }
   | { readonly kind: 'event'; readonly event: QmpEvent }
   | { readonly kind: 'fail'; readonly error: QmpError };
@@ -53,7 +54,6 @@ const NEGOTIATION = 'qmp_capabilities';
 
 export class Session {
   #state: SessionState = 'greeting';
-  #greeting: Greeting | undefined;
   readonly #waiting: Call[] = [];
   readonly #sent = new Map<string, Sent>();
   /** Random, so that a reply meant for an earlier client of the same chardev is never taken for ours. */
@@ -85,7 +85,7 @@ export class Session {
 
   /** Sends the command, or keeps it until it may be sent. */
   submit(call: Call): Effect[] {
-    if (this.#state === 'closed') return [notSent(call)];
+    if (this.#state === 'closed') return [notSent(call, null)];
     this.#waiting.push(call);
     return this.#sendWaiting();
   }
@@ -118,24 +118,18 @@ export class Session {
     return effects;
   }
 
-  #greeted(greeting: Greeting): Effect[] {
+  #greeted({ version, capabilities }: Greeting): Effect[] {
     if (this.#state !== 'greeting') return this.#fail('a second greeting');
-    this.#greeting = greeting;
     this.#enter('negotiating');
-    const args = this.#oobOffered ? { enable: ['oob'] } : undefined;
-    return [this.#send({ command: NEGOTIATION, args, oob: false })];
+    const oob = capabilities.includes('oob');
+    const args = oob ? { enable: ['oob'] } : undefined;
+    return [{ kind: 'greeted', version, oob }, this.#send({ command: NEGOTIATION, args, oob: false })];
   }
 
   #replied(reply: Reply): Effect[] {
-    // Without an id QEMU answers only what it could not parse: whatever we sent, it was not understood.
-    if (typeof reply.id !== 'string') {
-      return this.#fail(
-        `a reply without an id of ours${reply.kind === 'error' ? `: ${reply.description}` : ''}`,
-      );
-    }
-    const sent = this.#sent.get(reply.id);
-    if (!sent) return this.#fail('a reply to a command that was never sent');
-    this.#sent.delete(reply.id);
+    const sent = typeof reply.id === 'string' ? this.#sent.get(reply.id) : undefined;
+    if (!sent) return this.#foreign(reply);
+    this.#sent.delete(String(reply.id));
     if (this.#state === 'negotiating') return this.#negotiated(reply);
 
     const effects: Effect[] = [];
@@ -145,19 +139,21 @@ export class Session {
     return effects;
   }
 
-  #negotiated(reply: Reply): Effect[] {
-    if (reply.kind === 'error' || !this.#greeting) {
-      return this.#fail(`${NEGOTIATION} refused${reply.kind === 'error' ? `: ${reply.description}` : ''}`);
-    }
-    this.#enter('ready');
-    return [
-      { kind: 'ready', version: this.#greeting.version, oob: this.#oobOffered },
-      ...this.#sendWaiting(),
-    ];
+  /**
+   * A command of the previous client that was running when it left is answered to us, before our negotiation (5.2,
+   * 7.2 and 11.1 alike): so it goes for an engine that comes back after a crash. Once negotiated, all that may
+   * come is ours; a reply without an id then means that QEMU could not parse what we sent.
+   */
+  #foreign(reply: Reply): Effect[] {
+    if (this.#state === 'negotiating') return [];
+    const told = reply.kind === 'error' ? `: ${reply.description}` : '';
+    return this.#fail(`a reply to a command that was never sent${told}`);
   }
 
-  get #oobOffered(): boolean {
-    return this.#greeting?.capabilities.includes('oob') ?? false;
+  #negotiated(reply: Reply): Effect[] {
+    if (reply.kind === 'error') return this.#fail(`${NEGOTIATION} refused: ${reply.description}`);
+    this.#enter('ready');
+    return [{ kind: 'ready' }, ...this.#sendWaiting()];
   }
 
   #sendWaiting(): Effect[] {
@@ -204,18 +200,15 @@ function outcomeOf(reply: Reply, { command }: Call): Outcome {
 
 function outcomeUnknown(call: Call, cause: QmpError | null): Effect {
   const message = `the connection ended before QEMU replied to ${call.command}: it may have happened or not`;
-  const error = new QmpError('qmp-outcome-unknown', message, {
-    details: { command: call.command },
-    cause: cause ?? undefined,
-  });
-  return { kind: 'settle', call, outcome: { ok: false, error } };
+  return unanswered(call, 'qmp-outcome-unknown', message, cause);
 }
 
-function notSent(call: Call, cause?: QmpError | null): Effect {
-  const message = `${call.command} was not sent: the connection is closed`;
-  const error = new QmpError('qmp-closed', message, {
-    details: { command: call.command },
-    cause: cause ?? undefined,
-  });
+function notSent(call: Call, cause: QmpError | null): Effect {
+  return unanswered(call, 'qmp-closed', `${call.command} was not sent: the connection is closed`, cause);
+}
+
+function unanswered(call: Call, code: QmpErrorCode, message: string, cause: QmpError | null): Effect {
+  const details = { command: call.command };
+  const error = new QmpError(code, message, { details, ...(cause && { cause }) });
   return { kind: 'settle', call, outcome: { ok: false, error } };
 }
