@@ -53,6 +53,7 @@ export const CODES = {
   'scratch-full': [EXIT.run, -32037, 'scratch space ran out, or would'],
   'sync-failed': [EXIT.run, -32038, 'fsync failed: what was written may be lost'],
   'restore-failed': [EXIT.run, -32039, 'a restore could not be completed'],
+  'guard-failed': [EXIT.run, -32040, 'the process that guards a pause did not start, died, or had to act'],
 
   'vault-full': [EXIT.vault, -32050, 'no space left in the vault'],
   'vault-locked': [EXIT.vault, -32051, 'somebody else changes the points of this VM'],
@@ -67,6 +68,7 @@ export const CODES = {
 
   'points-would-be-lost': [EXIT.refused, -32070, 'refused: restore points would be lost'],
   'vault-known': [EXIT.refused, -32071, 'refused: another vault is known at this path or to this VM'],
+  'point-exists': [EXIT.refused, -32072, 'refused: a point of this name exists, or existed'],
 
   cancelled: [EXIT.cancelled, -32080, 'cancelled'],
 

@@ -1,0 +1,29 @@
+import { createHash } from 'node:crypto';
+import * as fs from 'node:fs/promises';
+import { throwIfAborted } from '../base/deadline.ts';
+import { MiB } from '../base/units.ts';
+import { ioError } from './io-error.ts';
+
+export interface DigestOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Called with the bytes of each piece that was read. */
+  readonly onBytes?: (bytes: number) => void;
+}
+
+/** Lower-case hex. @throws vault-unreadable, cancelled */
+export async function sha256File(path: string, { signal, onBytes }: DigestOptions = {}): Promise<string> {
+  const hash = createHash('sha256');
+  const buffer = Buffer.allocUnsafe(MiB);
+  try {
+    await using handle = await fs.open(path, 'r');
+    for (;;) {
+      throwIfAborted(signal);
+      const { bytesRead } = await handle.read(buffer, 0, buffer.length);
+      if (bytesRead === 0) return hash.digest('hex');
+      hash.update(buffer.subarray(0, bytesRead));
+      onBytes?.(bytesRead);
+    }
+  } catch (error) {
+    throw ioError(error, 'reading', path);
+  }
+}

@@ -1,0 +1,132 @@
+/**
+ * Writes that survive a power cut, in the one order that does: temp, fsync, close, rename, fsync of the folder.
+ *
+ * A folder's fsync is not offered everywhere (EINVAL on CIFS and FUSE, ENOTSUP on some NFS servers) and there
+ * the rename itself is synchronous; a file's fsync that fails always means lost bytes, and the kernel reports it
+ * once only: whoever sees it must not try again and believe the second answer.
+ */
+import { randomBytes } from 'node:crypto';
+import * as fs from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { QmpvaultError } from '../base/errors.ts';
+import { ioError, isErrno } from './io-error.ts';
+import { TEMPORARY_PREFIX } from './layout.ts';
+
+/** A name beside the given one that no other process has. */
+export function temporaryBeside(path: string): string {
+  return join(dirname(path), TEMPORARY_PREFIX + randomBytes(8).toString('hex'));
+}
+
+/** Replaces or makes a file: its readers see the old text or the new one. @throws vault-full, vault-unreadable, sync-failed */
+export async function writeFileDurably(path: string, text: string): Promise<void> {
+  const temporary = temporaryBeside(path);
+  try {
+    await writeNew(temporary, text);
+    await renameDurably(temporary, path, async () => (await fs.readFile(path, 'utf8')) === text);
+  } catch (error) {
+    await fs.rm(temporary, { force: true }).catch(() => {});
+    throw ioError(error, 'writing', path);
+  }
+}
+
+/**
+ * Makes a file that must not exist yet, complete from its first instant: a hard link refuses an existing name on
+ * every NAS. Where there are no hard links (FAT, some SMB servers), an exclusive open does, and only then can a
+ * reader see the file before its text.
+ * @returns false when somebody else's file is there
+ * @throws vault-full, vault-unreadable, sync-failed
+ */
+export async function createFileDurably(path: string, text: string, link = fs.link): Promise<boolean> {
+  const temporary = temporaryBeside(path);
+  try {
+    await writeNew(temporary, text);
+    await link(temporary, path).catch((error: unknown) => {
+      if (!isErrno(error, 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK')) throw error;
+      return writeNew(path, text);
+    });
+    await syncFolder(dirname(path));
+    return true;
+  } catch (error) {
+    // A retransmitted NFS request is answered EEXIST although the first one did it.
+    if (isErrno(error, 'EEXIST')) return (await fs.readFile(path, 'utf8').catch(() => '')) === text;
+    throw ioError(error, 'creating', path);
+  } finally {
+    await fs.rm(temporary, { force: true }).catch(() => {});
+  }
+}
+
+/**
+ * @param isOurs asked when the rename says ENOENT: a retransmitted NFS request does so after the first one
+ *   succeeded. Looks whether the final name is what we meant to put there.
+ * @throws vault-full, vault-unreadable, sync-failed (then the rename may or may not survive a power cut)
+ */
+export async function renameDurably(from: string, to: string, isOurs: () => Promise<boolean>): Promise<void> {
+  try {
+    await fs.rename(from, to);
+  } catch (error) {
+    const replayed = isErrno(error, 'ENOENT') && (await isOurs().catch(() => false));
+    if (!replayed) throw ioError(error, 'renaming to', to);
+  }
+  await syncFolder(dirname(to));
+}
+
+/** @throws sync-failed, vault-full, vault-unreadable */
+export async function syncFolder(path: string): Promise<void> {
+  const handle = await fs.open(path, 'r').catch((error: unknown) => {
+    throw ioError(error, 'opening', path);
+  });
+  try {
+    await handle.sync();
+  } catch (error) {
+    if (!isErrno(error, 'EINVAL', 'ENOTSUP', 'EOPNOTSUPP')) throw syncError(error, path);
+  } finally {
+    await handle.close();
+  }
+}
+
+/** @throws sync-failed, vault-full */
+export async function syncFile(handle: fs.FileHandle, path: string): Promise<void> {
+  await handle.sync().catch((error: unknown) => {
+    throw syncError(error, path);
+  });
+}
+
+/** Removes a file or a folder, if it is there. @throws vault-unreadable, sync-failed */
+export async function removeDurably(path: string): Promise<void> {
+  try {
+    await fs.rm(path, { recursive: true, force: true });
+    await syncFolder(dirname(path));
+  } catch (error) {
+    throw ioError(error, 'removing', path);
+  }
+}
+
+/** Removes what killed writers left in a folder. Only for the holder of the lease. */
+export async function sweepTemporaries(folder: string): Promise<void> {
+  const names = await fs.readdir(folder).catch((error: unknown) => {
+    throw ioError(error, 'listing', folder);
+  });
+  for (const name of names.filter((name) => name.startsWith(TEMPORARY_PREFIX))) {
+    await fs.rm(join(folder, name), { force: true });
+  }
+}
+
+async function writeNew(path: string, text: string): Promise<void> {
+  const handle = await fs.open(path, 'wx');
+  try {
+    await handle.writeFile(text);
+    await syncFile(handle, path);
+  } finally {
+    await handle.close();
+  }
+}
+
+function syncError(error: unknown, path: string): QmpvaultError {
+  const known = ioError(error, 'syncing', path);
+  if (known.code === 'vault-full') return known;
+  return new QmpvaultError(
+    'sync-failed',
+    `fsync of ${path} failed with ${known.details['errno']}: what was written may be lost. Check the NAS, then repeat.`,
+    { details: known.details, cause: error },
+  );
+}

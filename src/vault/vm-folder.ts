@@ -1,0 +1,233 @@
+/**
+ * One VM in the vault. Reading needs nothing but the folder; whatever changes it takes the VM's lease and asks it
+ * just before.
+ */
+import * as fs from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { z } from 'zod';
+import { QmpvaultError } from '../base/errors.ts';
+import { type PointId, pointId, type VmName } from '../base/ids.ts';
+import { removeDurably, sweepTemporaries, syncFolder, writeFileDurably } from './durable.ts';
+import { ioError, unlessMissing } from './io-error.ts';
+import { JOURNAL_FILE, MANIFEST_FILE, RUN_FILE, STAGING_PREFIX, VM_FILE } from './layout.ts';
+import { acquireLease, type Lease, type LeaseOptions } from './lease.ts';
+import { formatManifest, type Manifest, parseVaultJson } from './manifest.ts';
+import { type PointListing, readPoints } from './points.ts';
+import { type Reader, registerReader, type WaitOptions, waitForReaders } from './readers.ts';
+import { finishRemovals, isRetired, removePoint } from './removal.ts';
+import { Staging } from './staging.ts';
+import { parseVmRecord, type VmRecord } from './vm-record.ts';
+
+/** What a VM's folder needs to know of the vault it lies in. */
+export interface Home {
+  readonly path: string;
+  /** @throws vault-away when the vault is no longer there */
+  assertPresent(): Promise<void>;
+}
+
+export interface LeftoverStaging {
+  readonly id: PointId;
+  readonly path: string;
+  /** The run that filled it, when it got that far. */
+  readonly runId?: string;
+  remove(): Promise<void>;
+}
+
+export class VmFolder {
+  readonly name: VmName;
+  readonly path: string;
+  readonly #vault: Home;
+
+  constructor(vault: Home, name: VmName) {
+    this.name = name;
+    this.path = join(vault.path, name);
+    this.#vault = vault;
+  }
+
+  /** Whether the vault knows this VM. @throws vault-away, vault-unreadable */
+  async exists(): Promise<boolean> {
+    return (await this.#list()) !== null;
+  }
+
+  /** null when no backup of this VM got so far. @throws manifest-invalid, vault-format, vault-unreadable */
+  async readRecord(): Promise<VmRecord | null> {
+    const path = join(this.path, VM_FILE);
+    const text = await unlessMissing(fs.readFile(path, 'utf8'), 'reading', path);
+    return text === undefined ? null : parseVmRecord(text, path);
+  }
+
+  /** @throws lease-lost, vault-full, vault-unreadable, sync-failed */
+  async writeRecord(record: VmRecord, lease: Lease): Promise<void> {
+    const path = join(this.path, VM_FILE);
+    const text = `${JSON.stringify(record, null, 2)}\n`;
+    parseVmRecord(text, path);
+    await this.#write(path, text, lease);
+  }
+
+  /**
+   * All published points. One that cannot be read is listed apart: it exists, and others may need it. No points
+   * means that there are none: a vault that went away is an error.
+   * @throws vault-away, vault-unreadable
+   */
+  async points(): Promise<PointListing> {
+    const entries = (await this.#list()) ?? [];
+    return readPoints(
+      this.path,
+      entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name),
+    );
+  }
+
+  /**
+   * Makes the VM's folder when it is missing, and sweeps up what killed writers left in it.
+   * @throws vault-locked, vault-away, vault-full, vault-unreadable, sync-failed, cancelled
+   */
+  async acquireLease(options: LeaseOptions): Promise<Lease> {
+    await this.#vault.assertPresent();
+    await this.#make();
+    const lease = await acquireLease(this.path, options);
+    try {
+      await sweepTemporaries(this.path);
+      return lease;
+    } catch (error) {
+      await lease.release().catch(() => {});
+      throw error;
+    }
+  }
+
+  /** @throws point-exists, also for the id of a point that was removed; lease-lost, vault-full, vault-unreadable */
+  async createStaging(id: PointId, lease: Lease, runId: string | null = null): Promise<Staging> {
+    this.#assertOurs(lease);
+    pointId(id);
+    if (await isRetired(this.path, id)) {
+      throw new QmpvaultError(
+        'point-exists',
+        `a point ${id} existed and was removed: give the new one another id`,
+        {
+          details: { path: this.path, point: id },
+        },
+      );
+    }
+    return Staging.create(this.path, id, lease, runId);
+  }
+
+  /** Staging folders of other runs. Under the lease no run is filling one; its writer process may still live. */
+  async leftoverStaging(lease: Lease): Promise<LeftoverStaging[]> {
+    this.#assertOurs(lease);
+    await lease.assertHeld();
+    const names = ((await this.#list()) ?? []).map((entry) => entry.name);
+    return Promise.all(
+      names
+        .filter((name) => name.startsWith(STAGING_PREFIX))
+        .map(async (name) => {
+          const path = join(this.path, name);
+          const runId = await readRunId(path);
+          return {
+            id: name.slice(STAGING_PREFIX.length) as PointId,
+            path,
+            ...(runId === null ? {} : { runId }),
+            remove: async () => {
+              await lease.assertHeld();
+              await removeDurably(path);
+            },
+          };
+        }),
+    );
+  }
+
+  /** Rewrites a published point's manifest: sealed, protected, a digest that is no longer pending. @throws point-unknown, lease-lost, … */
+  async replaceManifest(manifest: Manifest, lease: Lease): Promise<void> {
+    const folder = join(this.path, pointId(manifest.id));
+    const path = join(folder, MANIFEST_FILE);
+    const text = formatManifest(manifest, path);
+    if ((await unlessMissing(fs.lstat(folder), 'looking for', folder)) === undefined) {
+      throw new QmpvaultError('point-unknown', `there is no restore point ${manifest.id} of ${this.name}`, {
+        details: { path: folder, point: manifest.id },
+      });
+    }
+    await this.#write(path, text, lease);
+    await sweepTemporaries(folder);
+  }
+
+  /** For restores and exports. @throws vault-locked while published files are being changed; vault-away, cancelled */
+  async registerReader(options: WaitOptions & { readonly what?: string } = {}): Promise<Reader> {
+    await this.#vault.assertPresent();
+    return registerReader(this.path, { what: 'a reader', ...options });
+  }
+
+  /** For a changer of published files, after it wrote its journal. @throws vault-locked, lease-lost, cancelled */
+  async waitForReaders(lease: Lease, options: WaitOptions = {}): Promise<void> {
+    this.#assertOurs(lease);
+    await waitForReaders(lease, options);
+  }
+
+  /** The journal of a change of several steps to published files, as its writer left it; null when none is open. */
+  async readJournal(): Promise<unknown> {
+    const path = join(this.path, JOURNAL_FILE);
+    const text = await unlessMissing(fs.readFile(path, 'utf8'), 'reading', path);
+    return text === undefined ? null : parseVaultJson(z.unknown(), text, path);
+  }
+
+  /** Durable before it returns: then the step may be done. While it is open the lease never lapses by time alone. */
+  async writeJournal(journal: object, lease: Lease): Promise<void> {
+    await this.#write(join(this.path, JOURNAL_FILE), `${JSON.stringify(journal, null, 2)}\n`, lease);
+  }
+
+  /** Idempotent. */
+  async closeJournal(lease: Lease): Promise<void> {
+    this.#assertOurs(lease);
+    await lease.assertHeld();
+    await removeDurably(join(this.path, JOURNAL_FILE));
+  }
+
+  /**
+   * Removes a point for good; its id is never used again. That nothing needs it is the caller's to know. Killed in
+   * between, the point is either untouched or no longer listed, and `finishRemovals` does the rest.
+   * @throws point-unknown, lease-lost, vault-full, vault-unreadable, sync-failed
+   */
+  async removePoint(id: PointId, lease: Lease): Promise<void> {
+    this.#assertOurs(lease);
+    await removePoint(this.path, pointId(id), lease);
+  }
+
+  async finishRemovals(lease: Lease): Promise<void> {
+    this.#assertOurs(lease);
+    await finishRemovals(this.path, lease);
+  }
+
+  /** null when the folder is missing. A NAS that is away looks empty: then the vault must show that it is there. */
+  async #list() {
+    const entries = await unlessMissing(fs.readdir(this.path, { withFileTypes: true }), 'listing', this.path);
+    if (entries === undefined || entries.length === 0) await this.#vault.assertPresent();
+    return entries ?? null;
+  }
+
+  async #make(): Promise<void> {
+    try {
+      // Not for everybody's eyes: these are the contents of the VM's disks.
+      const made = await fs.mkdir(this.path, { recursive: true, mode: 0o750 });
+      if (made !== undefined) await syncFolder(dirname(this.path));
+    } catch (error) {
+      throw ioError(error, 'making', this.path);
+    }
+  }
+
+  async #write(path: string, text: string, lease: Lease): Promise<void> {
+    this.#assertOurs(lease);
+    await lease.assertHeld();
+    await writeFileDurably(path, text);
+  }
+
+  #assertOurs(lease: Lease): void {
+    if (lease.folder === this.path) return;
+    throw new QmpvaultError('internal', `the lease of ${lease.folder} is not one of ${this.path}`);
+  }
+}
+
+async function readRunId(staging: string): Promise<string | null> {
+  try {
+    const value: unknown = JSON.parse(await fs.readFile(join(staging, RUN_FILE), 'utf8'));
+    return z.object({ run: z.string() }).parse(value).run;
+  } catch {
+    return null;
+  }
+}
