@@ -1,0 +1,295 @@
+/**
+ * The writer: a qemu-storage-daemon that alone opens files on the NAS and serves them to a VM over NBD. When the
+ * NAS hangs it is the writer that hangs, and it may be killed; QEMU never opens a NAS file.
+ *
+ * It outlives us: it runs in a session of its own and writes to a file, so that neither a terminal's Ctrl-C nor
+ * the end of our stdout makes it half dead, and a later engine finds it by its folder (`adopt`).
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, open, readFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { type QmpArguments, QmpClient, QmpCommandError } from '../../qmp/index.ts';
+import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts';
+import { codeOf, errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
+import { socketPath } from '../base/ids.ts';
+import { isAlive, type ProcessId, parseProcessId } from './process-id.ts';
+import type { QemuTools } from './tools.ts';
+
+export interface WriterTarget {
+  /** Becomes the name of the NBD export. */
+  readonly name: string;
+  /** A qcow2 made before; its backing file is not opened. */
+  readonly path: string;
+}
+
+interface Bound {
+  readonly signal?: AbortSignal | undefined;
+  readonly timeoutMs?: number | undefined;
+}
+
+const NODE_PREFIX = 'target-';
+const COMMAND_MS = 30_000;
+/** Closing flushes; where O_DIRECT is refused, all of the page cache's share. */
+const FINISH_MS = 120_000;
+const DEATH_MS = 2_000;
+
+/**
+ * How a target's file is opened, best first (m: direct with io_uring takes 1.0-1.35 times what `qemu-img convert`
+ * takes, buffered 1.4-1.9). Which of them works depends on the build (liburing), the kernel (io_uring may be
+ * switched off) and the filesystem (O_DIRECT): that is found out by trying.
+ */
+const FILE_MODES = [
+  { cache: { direct: true }, aio: 'io_uring' },
+  { cache: { direct: true }, aio: 'native' },
+  { cache: { direct: true }, aio: 'threads' },
+  { cache: { direct: false }, aio: 'threads' },
+] as const;
+
+/**
+ * The shell writes down which process it is, and then becomes the daemon: at no moment does a writer live that
+ * nobody could find. $0 is the folder; `set --` splits the fields of /proc/PID/stat behind the name.
+ */
+const NOTE_AND_EXEC = `
+read -r stat </proc/$$/stat && read -r boot </proc/sys/kernel/random/boot_id || exit
+start=$(set -- \${stat##*) }; shift 19; echo "$1")
+echo "$$ $start $boot" >"$0/pid" && exec "$@"`;
+
+export class Writer {
+  readonly #dir: string;
+  readonly #id: ProcessId;
+  readonly #client: QmpClient;
+  /** Resolves when the process has ended, however it did. */
+  readonly exited: Promise<void>;
+  readonly #targets: { readonly node: string; readonly name: string }[] = [];
+
+  private constructor(dir: string, id: ProcessId, client: QmpClient, exited: Promise<void>) {
+    this.#dir = dir;
+    this.#id = id;
+    this.#client = client;
+    this.exited = exited;
+  }
+
+  /**
+   * Starts one. In `dir`, which is ours alone, it keeps `qmp.sock`, `pid` and `log`; the caller removes them.
+   * @throws writer-failed, path-too-long, cancelled; nothing is left running then
+   */
+  static async start(options: { tools: QemuTools; dir: string } & Bound): Promise<Writer> {
+    const { tools, signal, timeoutMs = 10_000 } = options;
+    const dir = resolve(options.dir);
+    const path = qmpPath(dir);
+    throwIfAborted(signal);
+    const child = await spawnDaemon(tools, dir, path);
+    const exited = once(child, 'exit').then(() => {});
+    try {
+      const client = await until(() => connectOnceListening(path, child, dir), {
+        signal,
+        timeoutMs,
+        what: `the writer's socket ${path}`,
+        code: 'writer-failed',
+      });
+      const id = await readId(dir);
+      if (id === null) throw new QmpvaultError('writer-failed', `no pid in ${dir}/pid`);
+      return new Writer(dir, id, client, exited);
+    } catch (error) {
+      child.kill('SIGKILL');
+      throw await asWriterFailed(error, 'did not start', dir, signal);
+    }
+  }
+
+  /**
+   * Reconnects to a writer that an earlier engine started and that still lives; it can be finished or killed.
+   * Null if it is dead. @throws writer-failed if it lives and does not answer: `killLeftover`
+   */
+  static async adopt({ dir, signal, timeoutMs = 5_000 }: { dir: string } & Bound): Promise<Writer | null> {
+    const id = await readId(dir);
+    if (id === null || !(await isAlive(id))) return null;
+    try {
+      const client = await QmpClient.connect({
+        path: qmpPath(resolve(dir)),
+        connectTimeoutMs: timeoutMs,
+        greetingTimeoutMs: timeoutMs,
+        signal,
+      });
+      return new Writer(resolve(dir), id, client, endOf(id, client));
+    } catch (error) {
+      if (!(await isAlive(id))) return null;
+      throw await asWriterFailed(error, `lives (pid ${id.pid}) but does not answer`, dir, signal);
+    }
+  }
+
+  /** Kills the writer of this folder, if one lives, also when it answers nobody. */
+  static async killLeftover({ dir }: { dir: string }): Promise<void> {
+    const id = await readId(dir);
+    if (id !== null) await kill(id);
+  }
+
+  get pid(): number {
+    return this.#id.pid;
+  }
+
+  /** Opens a target for writing. @throws writer-failed, cancelled */
+  async addTarget({ name, path }: WriterTarget, bound: Bound = {}): Promise<void> {
+    const node = `${NODE_PREFIX}${this.#targets.length}`;
+    let refusal: unknown;
+    for (const mode of FILE_MODES) {
+      const file = { driver: 'file', filename: resolve(path), discard: 'unmap', ...mode };
+      // A link in a file on the NAS may have been changed by anybody: `backing: null`, never followed here.
+      const image = { driver: 'qcow2', 'node-name': node, backing: null, discard: 'unmap', file };
+      try {
+        await this.#run('blockdev-add', image, `open ${path}`, bound);
+        this.#targets.push({ node, name });
+        return;
+      } catch (error) {
+        if (!(error instanceof QmpvaultError && error.cause instanceof QmpCommandError)) throw error;
+        refusal = error;
+      }
+    }
+    throw refusal;
+  }
+
+  /**
+   * Serves all targets, writable, over NBD on a unix socket. Whoever may enter the socket's folder may connect:
+   * the VM usually has another uid. @throws writer-failed, path-too-long, cancelled
+   */
+  async serve(options: { socketPath: string } & Bound): Promise<void> {
+    const path = socketPath(resolve(options.socketPath));
+    const addr = { type: 'unix', data: { path } };
+    await this.#run('nbd-server-start', { addr }, `serve NBD on ${path}`, options);
+    await chmod(path, 0o666);
+    for (const { node, name } of this.#targets) {
+      const target = { type: 'nbd', id: node, 'node-name': node, name, writable: true };
+      await this.#run('block-export-add', target, `export ${name}`, options);
+    }
+  }
+
+  /**
+   * Disconnects whoever is connected, closes all files and ends the process. QEMU does not tell of a failed flush
+   * here: the caller has a descriptor of its own on every file and syncs that.
+   * @throws writer-failed, cancelled; the process may still live then
+   */
+  async finish(bound: Bound = {}): Promise<void> {
+    const { signal, timeoutMs = FINISH_MS } = bound;
+    const all = { signal, timeoutMs };
+    const exports = (await this.#run('query-block-exports', {}, 'list its exports', all)) as unknown[];
+    if (exports.length > 0) await this.#run('nbd-server-stop', {}, 'stop serving', all);
+    const nodes = await this.#run('query-named-block-nodes', { flat: true }, 'list its files', all);
+    for (const { 'node-name': node } of nodes as { 'node-name': string }[]) {
+      if (!node.startsWith(NODE_PREFIX)) continue;
+      await this.#run('blockdev-del', { 'node-name': node }, `close ${node}`, all);
+    }
+    await this.#run('quit', {}, 'quit', all);
+    await bounded(this.exited, {
+      ...all,
+      what: `the end of the writer (pid ${this.pid})`,
+      code: 'writer-failed',
+    });
+    await this.#client.close();
+  }
+
+  /** Ends it at once. Returns within two seconds, even if it hangs in the kernel and cannot die before the NAS answers. */
+  async kill(): Promise<void> {
+    await kill(this.#id);
+    await this.#client.close();
+  }
+
+  async #run(
+    command: string,
+    args: QmpArguments,
+    what: string,
+    { signal, timeoutMs = COMMAND_MS }: Bound,
+  ): Promise<unknown> {
+    try {
+      return await this.#client.execute(command, args, { signal, timeoutMs });
+    } catch (error) {
+      throw await asWriterFailed(error, `could not ${what}`, this.#dir, signal);
+    }
+  }
+}
+
+function qmpPath(dir: string): string {
+  return socketPath(join(dir, 'qmp.sock'));
+}
+
+async function spawnDaemon(tools: QemuTools, dir: string, path: string): Promise<ChildProcess> {
+  await using log = await open(join(dir, 'log'), 'a', 0o600);
+  // In a QemuOpts value a comma is doubled.
+  const chardev = `socket,id=qmp,path=${path.replaceAll(',', ',,')},server=on,wait=off`;
+  const daemon = [tools.storageDaemon, '--chardev', chardev, '--monitor', 'chardev=qmp'];
+  const child = spawn('/bin/sh', ['-c', NOTE_AND_EXEC, dir, ...daemon], {
+    detached: true,
+    // Not ours: what we stand in may be unmounted while it lives.
+    cwd: '/',
+    stdio: ['ignore', log.fd, log.fd],
+  });
+  try {
+    await once(child, 'spawn');
+  } catch (cause) {
+    throw new QmpvaultError('writer-failed', `cannot start /bin/sh: ${messageOf(cause)}`, { cause });
+  }
+  child.unref();
+  return child;
+}
+
+/** Undefined while nobody listens yet. */
+async function connectOnceListening(
+  path: string,
+  child: ChildProcess,
+  dir: string,
+): Promise<QmpClient | undefined> {
+  try {
+    return await QmpClient.connect({ path });
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno !== 'ENOENT' && errno !== 'ECONNREFUSED') throw error;
+    if (child.exitCode === null && child.signalCode === null) return undefined;
+    const how = child.signalCode ?? `exit code ${child.exitCode}`;
+    throw new QmpvaultError('writer-failed', `qemu-storage-daemon ended with ${how}`, { details: { dir } });
+  }
+}
+
+async function readId(dir: string): Promise<ProcessId | null> {
+  try {
+    return parseProcessId(await readFile(join(dir, 'pid'), 'latin1'));
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+/** Of a process that is not our child: its socket tells nearly when, /proc exactly. */
+async function endOf(id: ProcessId, client: QmpClient): Promise<void> {
+  await client.closed;
+  while (await isAlive(id)) await delay(20, undefined, { ref: false });
+}
+
+async function kill(id: ProcessId): Promise<void> {
+  if (!(await isAlive(id))) return;
+  try {
+    process.kill(id.pid, 'SIGKILL');
+    await until(async () => ((await isAlive(id)) ? undefined : true), {
+      timeoutMs: DEATH_MS,
+      what: 'its end',
+    });
+  } catch {
+    // It has gone by itself meanwhile, or hangs in the kernel: it will do no more than end.
+  }
+}
+
+async function asWriterFailed(
+  error: unknown,
+  what: string,
+  dir: string,
+  signal?: AbortSignal,
+): Promise<unknown> {
+  if (signal?.aborted) return cancelledBy(signal);
+  if (codeOf(error) === 'path-too-long') return error;
+  const log = await readFile(join(dir, 'log'), 'utf8').catch(() => '');
+  const tail = log.trim().slice(-2_000);
+  const said = tail === '' ? '' : `; it says: ${tail}`;
+  return new QmpvaultError('writer-failed', `the writer in ${dir} ${what}: ${messageOf(error)}${said}`, {
+    details: { dir },
+    cause: error,
+  });
+}
