@@ -30,6 +30,8 @@ const V3_LENGTH = 104;
 const CLUSTER_BITS = { min: 9, max: 21 };
 const BACKING_LINK_MAX_BYTES = 1023;
 const EXTENSION = { end: 0, backingFormat: 0xe2792aca, externalData: 0x44415441 };
+/** Of opening or reading what is missing, a folder, a socket, a pipe; anything else is a failure to read. */
+const NO_FILE = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'ENXIO', 'ESPIPE']);
 const INCOMPATIBLE = { dirty: 1n, corrupt: 2n, externalData: 4n, known: 0b11111n };
 
 /**
@@ -49,9 +51,9 @@ export async function readQcow2Header(path: string): Promise<Qcow2Header> {
       });
     }
     const errno = errnoOf(error);
-    const missing = errno !== undefined && ['ENOENT', 'ENOTDIR', 'EISDIR', 'ENXIO'].includes(errno);
+    const isNoFile = errno !== undefined && NO_FILE.has(errno);
     throw new QmpvaultError(
-      missing ? 'image-invalid' : 'vault-unreadable',
+      isNoFile ? 'image-invalid' : 'vault-unreadable',
       `cannot read the header of ${path}: ${messageOf(error)}`,
       { details: { path }, cause: error },
     );

@@ -2,6 +2,8 @@
  * qemu-img, one function per use. Every call runs in a session of its own, so that a terminal's Ctrl-C reaches
  * only us and we decide in which order things end; its output is bounded; and when it is killed nobody waits for
  * it longer than a moment, since a process that hangs in an NFS mount does not die before the mount answers.
+ * It dies with us (setpriv of util-linux): whoever finishes what a killed engine began must not find its qemu-img
+ * still writing to the same file, which on an SMB mount without locks QEMU would not notice.
  *
  * Paths are made absolute, and by that can be no option and no protocol: QEMU takes `nbd:x` and `json:{...}` for
  * one only if no slash comes before the colon.
@@ -202,7 +204,7 @@ async function qemuImg(
   goodExitCodes: readonly number[] = [0],
 ): Promise<{ exitCode: number; stdout: string }> {
   throwIfAborted(signal);
-  const process = execa(tools.qemuImg, args, {
+  const process = execa('setpriv', ['--pdeathsig', 'KILL', tools.qemuImg, ...args], {
     detached: true,
     reject: false,
     stdin: 'ignore',
