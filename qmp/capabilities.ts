@@ -16,6 +16,8 @@ export interface Capabilities {
   readonly cbwErrorPolicy: boolean;
   /** discard-source of blockdev-backup, 9.1 */
   readonly discardSource: boolean;
+  /** x-perf of blockdev-backup, 6.0 */
+  readonly backupTuning: boolean;
   /** 2.3 */
   readonly blockdevBackup: boolean;
   /** persistent of block-dirty-bitmap-add, 2.10 */
@@ -53,6 +55,7 @@ export function readCapabilities(reply: unknown): Capabilities {
     snapshotAccess: schema.variant(node, 'snapshot-access') !== undefined,
     cbwErrorPolicy: schema.hasMember(filter, 'on-cbw-error'),
     discardSource: schema.hasMember(backup, 'discard-source'),
+    backupTuning: schema.hasMember(backup, 'x-perf'),
     blockdevBackup: backup !== undefined,
     bitmapPersistence: schema.hasMember(schema.argumentsOf('block-dirty-bitmap-add'), 'persistent'),
     groupedCompletion: schema.hasMember(properties, 'completion-mode'),
