@@ -156,6 +156,20 @@ export async function convertImage(
   await qemuImg(tools, [...args, resolve(source), resolve(target)], options);
 }
 
+/**
+ * How large a new qcow2 with the same contents would be, read from the metadata of the whole backing chain. Zeroes
+ * that are stored as data count as data; so a sparse copy in any format takes at most this.
+ */
+export async function measureImage(
+  tools: QemuTools,
+  { path, format }: { path: string; format: string },
+  options: CallOptions = {},
+): Promise<{ requiredBytes: number }> {
+  const args = ['measure', '--output=json', '-f', format, '-O', 'qcow2', resolve(path)];
+  const { stdout } = await qemuImg(tools, args, options);
+  return { requiredBytes: (JSON.parse(stdout) as { required: number }).required };
+}
+
 /** Whether a guest would read the same bytes from both; a longer one must hold zeroes at its end. */
 export async function compare(
   tools: QemuTools,
