@@ -36,7 +36,11 @@ export async function writeFileDurably(path: string, text: string): Promise<void
  * @returns false when somebody else's file is there
  * @throws vault-full, vault-unreadable, sync-failed
  */
-export async function createFileDurably(path: string, text: string, link = fs.link): Promise<boolean> {
+export async function createFileDurably(
+  path: string,
+  text: string,
+  { link = fs.link, attempts = 3 } = {},
+): Promise<boolean> {
   const temporary = temporaryBeside(path);
   try {
     await writeNew(temporary, text);
@@ -49,6 +53,10 @@ export async function createFileDurably(path: string, text: string, link = fs.li
   } catch (error) {
     // A retransmitted NFS request is answered EEXIST although the first one did it.
     if (isErrno(error, 'EEXIST')) return (await fs.readFile(path, 'utf8').catch(() => '')) === text;
+    // Whoever took the lease in this instant may have swept our temporary file away.
+    if (isErrno(error, 'ENOENT') && attempts > 1) {
+      return createFileDurably(path, text, { link, attempts: attempts - 1 });
+    }
     throw ioError(error, 'creating', path);
   } finally {
     await fs.rm(temporary, { force: true }).catch(() => {});
@@ -61,13 +69,18 @@ export async function createFileDurably(path: string, text: string, link = fs.li
  * @throws vault-full, vault-unreadable, sync-failed (then the rename may or may not survive a power cut)
  */
 export async function renameDurably(from: string, to: string, isOurs: () => Promise<boolean>): Promise<void> {
+  await renameOnce(from, to, isOurs);
+  await syncFolder(dirname(to));
+}
+
+/** The rename alone: what follows has to tell it from the fsync. @throws vault-full, vault-unreadable */
+export async function renameOnce(from: string, to: string, isOurs: () => Promise<boolean>): Promise<void> {
   try {
     await fs.rename(from, to);
   } catch (error) {
     const replayed = isErrno(error, 'ENOENT') && (await isOurs().catch(() => false));
     if (!replayed) throw ioError(error, 'renaming to', to);
   }
-  await syncFolder(dirname(to));
 }
 
 /** @throws sync-failed, vault-full, vault-unreadable */
@@ -111,13 +124,17 @@ export async function sweepTemporaries(folder: string): Promise<void> {
   }
 }
 
+/** All of it or no file. */
 async function writeNew(path: string, text: string): Promise<void> {
   const handle = await fs.open(path, 'wx');
   try {
     await handle.writeFile(text);
     await syncFile(handle, path);
-  } finally {
     await handle.close();
+  } catch (error) {
+    await handle.close().catch(() => {});
+    await fs.rm(path, { force: true }).catch(() => {});
+    throw error;
   }
 }
 

@@ -19,8 +19,6 @@ import {
 import { diskFileName } from './layout.ts';
 
 export const FORMAT = 1;
-/** Some hundred disks; more is no manifest. */
-export const MANIFEST_MAX_BYTES = 1024 * 1024;
 
 const HOW = [
   'first',

@@ -8,8 +8,9 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
 import type { VaultId } from '../base/ids.ts';
 import { writeFileDurably } from './durable.ts';
-import { ioError, isErrno, unlessMissing } from './io-error.ts';
+import { ioError, isErrno } from './io-error.ts';
 import { FORMAT, isVaultId, parseVaultJson } from './manifest.ts';
+import { readText } from './read-text.ts';
 
 const schema = z.object({ format: z.literal(FORMAT), path: z.string(), id: z.custom<VaultId>(isVaultId) });
 
@@ -24,7 +25,7 @@ export class VaultMemory {
   /** null when none was ever seen at this path. @throws manifest-invalid, vault-unreadable */
   async recall(path: string): Promise<VaultId | null> {
     const file = await this.#fileOf(path);
-    const text = await unlessMissing(fs.readFile(file, 'utf8'), 'reading', file);
+    const text = await readText(file);
     return text === undefined ? null : parseVaultJson(schema, text, file).id;
   }
 

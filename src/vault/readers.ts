@@ -111,6 +111,11 @@ export async function waitForReaders(lease: Lease, { waitMs = 0, signal }: WaitO
   );
 }
 
+/** Removes the entries of readers that are gone. Only for the holder of the lease. */
+export async function sweepReaders(folder: string): Promise<void> {
+  await livingReaders(folder);
+}
+
 async function livingReaders(folder: string): Promise<(ClaimRecord | null)[]> {
   const readers = join(folder, READERS_FOLDER);
   const names = (await unlessMissing(fs.readdir(readers), 'listing', readers)) ?? [];
@@ -127,10 +132,17 @@ async function livingReaders(folder: string): Promise<(ClaimRecord | null)[]> {
 async function tryClaim(folder: string, what: string): Promise<Claim | null> {
   const readers = join(folder, READERS_FOLDER);
   try {
-    await fs.mkdir(readers, { recursive: true });
+    await fs.mkdir(readers).catch((error: unknown) => {
+      if (!isErrno(error, 'EEXIST')) throw error;
+    });
     return await Claim.create(join(readers, `${randomBytes(8).toString('hex')}.json`), what);
   } catch (error) {
     if (isErrno(error, 'EROFS', 'EACCES', 'EPERM', 'ENOSPC', 'EDQUOT')) return null;
+    if (isErrno(error, 'ENOENT')) {
+      throw new QmpvaultError('vm-unknown', `${folder} is missing: the vault knows no such VM`, {
+        details: { path: folder },
+      });
+    }
     throw ioError(error, 'registering a reader in', readers);
   }
 }

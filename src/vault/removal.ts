@@ -12,6 +12,7 @@ import { ioError, unlessMissing } from './io-error.ts';
 import { REMOVED_PREFIX, RETIRED_FILE } from './layout.ts';
 import type { Lease } from './lease.ts';
 import { FORMAT, parseVaultJson } from './manifest.ts';
+import { readText } from './read-text.ts';
 
 const retiredSchema = z.looseObject({ format: z.literal(FORMAT), ids: z.array(z.string()) });
 
@@ -38,8 +39,8 @@ export async function removePoint(folder: string, id: PointId, lease: Lease): Pr
   await removeDurably(removed);
 }
 
-export async function finishRemovals(folder: string, lease: Lease): Promise<void> {
-  await lease.assertHeld();
+/** Only for the holder of the lease. */
+export async function finishRemovals(folder: string): Promise<void> {
   const names = await fs.readdir(folder).catch((error: unknown) => {
     throw ioError(error, 'listing', folder);
   });
@@ -50,6 +51,6 @@ export async function finishRemovals(folder: string, lease: Lease): Promise<void
 
 async function retiredIds(folder: string): Promise<string[]> {
   const path = join(folder, RETIRED_FILE);
-  const text = await unlessMissing(fs.readFile(path, 'utf8'), 'reading', path);
+  const text = await readText(path);
   return text === undefined ? [] : parseVaultJson(retiredSchema, text, path).ids;
 }

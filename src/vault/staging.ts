@@ -5,14 +5,18 @@
  * descriptors that were open when it happened, and QEMU only prints it. A failed fsync is final.
  */
 import * as fs from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { z } from 'zod';
 import { QmpvaultError } from '../base/errors.ts';
 import type { PointId } from '../base/ids.ts';
-import { removeDurably, renameDurably, syncFile, writeFileDurably } from './durable.ts';
+import { removeDurably, renameOnce, syncFile, syncFolder, writeFileDurably } from './durable.ts';
 import { ioError, isErrno, unlessMissing } from './io-error.ts';
 import { diskFileName, MANIFEST_FILE, RUN_FILE, STAGING_PREFIX } from './layout.ts';
 import type { Lease } from './lease.ts';
 import { formatManifest, type Manifest } from './manifest.ts';
+import { readText } from './read-text.ts';
+
+const runSchema = z.object({ run: z.string() });
 
 type State = 'open' | 'failed' | 'published' | 'discarded';
 
@@ -39,6 +43,10 @@ export class Staging {
     });
     if (run !== null) await writeFileDurably(join(staging.path, RUN_FILE), `${JSON.stringify({ run })}\n`);
     return staging;
+  }
+
+  get isPublished(): boolean {
+    return this.#state === 'published';
   }
 
   /** Where a disk's file is to be made. @throws name-invalid */
@@ -70,8 +78,8 @@ export class Staging {
   }
 
   /**
-   * Makes it a restore point; the rename is the commit. On `sync-failed` with `details.renamed` the point is
-   * visible, and whether it survives a power cut of the NAS is not known.
+   * Makes it a restore point; the rename is the commit. An error after it leaves `isPublished` true: the point is
+   * there, and whether it would survive a power cut of the NAS is not known.
    * @throws sync-failed, point-exists, lease-lost, manifest-invalid, vault-full, vault-unreadable
    */
   async publish(manifest: Manifest, lease: Lease): Promise<void> {
@@ -86,8 +94,7 @@ export class Staging {
     await this.#closeAll();
     await refuseExisting(this.#finalPath);
     await lease.assertHeld();
-    await this.#rename(text);
-    this.#state = 'published';
+    await this.#commit(text);
   }
 
   /** Idempotent; does nothing to a published point. @throws vault-unreadable */
@@ -98,14 +105,16 @@ export class Staging {
     await removeDurably(this.path);
   }
 
-  async #rename(text: string): Promise<void> {
+  async #commit(text: string): Promise<void> {
     const isOurs = async () => (await fs.readFile(join(this.#finalPath, MANIFEST_FILE), 'utf8')) === text;
     try {
-      await renameDurably(this.path, this.#finalPath, isOurs);
+      await renameOnce(this.path, this.#finalPath, isOurs);
     } catch (error) {
       if (isErrno(error, 'ENOTEMPTY', 'EEXIST', 'ENOTDIR')) throw existing(this.#finalPath);
       throw error;
     }
+    this.#state = 'published';
+    await syncFolder(dirname(this.#finalPath));
   }
 
   /** A close can be the last to report a lost write, on NFS and on CIFS. */
@@ -146,4 +155,41 @@ function existing(path: string): QmpvaultError {
   return new QmpvaultError('point-exists', `${path} exists: give the new point another id`, {
     details: { path },
   });
+}
+
+/** A staging folder that some earlier run left. */
+export interface LeftoverStaging {
+  readonly id: PointId;
+  readonly path: string;
+  /** The run that filled it, when it got that far. */
+  readonly runId?: string;
+  remove(): Promise<void>;
+}
+
+export async function leftoversAmong(
+  folder: string,
+  entries: readonly { readonly name: string }[],
+  lease: Lease,
+): Promise<LeftoverStaging[]> {
+  const names = entries.map(({ name }) => name).filter((name) => name.startsWith(STAGING_PREFIX));
+  return Promise.all(
+    names.map(async (name) => {
+      const path = join(folder, name);
+      const runId = await readRunId(path);
+      const remove = async () => {
+        await lease.assertHeld();
+        await removeDurably(path);
+      };
+      const id = name.slice(STAGING_PREFIX.length) as PointId;
+      return runId === null ? { id, path, remove } : { id, path, runId, remove };
+    }),
+  );
+}
+
+async function readRunId(staging: string): Promise<string | null> {
+  try {
+    return runSchema.parse(JSON.parse((await readText(join(staging, RUN_FILE))) ?? '')).run;
+  } catch {
+    return null;
+  }
 }

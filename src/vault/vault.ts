@@ -1,6 +1,6 @@
 /** A vault: a folder, usually on a NAS, with vault.json in it. Without that file nothing in it is believed. */
 import * as fs from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { QmpvaultError } from '../base/errors.ts';
 import { newVaultId, type VaultId, type VmName, vmName } from '../base/ids.ts';
@@ -9,6 +9,7 @@ import { ioError, isErrno, unlessMissing } from './io-error.ts';
 import { isCandidate, VAULT_FILE, VM_FILE } from './layout.ts';
 import { FORMAT, isVaultId, parseVaultJson } from './manifest.ts';
 import type { VaultMemory } from './memory.ts';
+import { readText } from './read-text.ts';
 import { VmFolder } from './vm-folder.ts';
 
 const schema = z.looseObject({
@@ -70,7 +71,7 @@ export async function openVault(path: string, { memory }: { memory: VaultMemory 
       if (!isErrno(error, 'EROFS', 'EACCES', 'EPERM')) throw error;
     });
   }
-  return new Vault(path, id);
+  return new Vault(resolve(path), id);
 }
 
 /**
@@ -91,7 +92,7 @@ export async function initVault(
     throw new QmpvaultError('vault-unreadable', `${path} went away while a vault was made in it`);
   const known = await memory.recall(path);
   if (known === null || newVault) await memory.remember(path, id);
-  return new Vault(path, id);
+  return new Vault(resolve(path), id);
 }
 
 async function makeVaultFile(path: string): Promise<void> {
@@ -142,7 +143,7 @@ async function findVmFolder(path: string): Promise<string | null> {
 
 async function readVaultId(path: string): Promise<VaultId | null> {
   const file = join(path, VAULT_FILE);
-  const text = await unlessMissing(fs.readFile(file, 'utf8'), 'reading', file);
+  const text = await readText(file);
   return text === undefined ? null : parseVaultJson(schema, text, file).id;
 }
 

@@ -9,13 +9,14 @@ import { QmpvaultError } from '../base/errors.ts';
 import { type PointId, pointId, type VmName } from '../base/ids.ts';
 import { removeDurably, sweepTemporaries, syncFolder, writeFileDurably } from './durable.ts';
 import { ioError, unlessMissing } from './io-error.ts';
-import { JOURNAL_FILE, MANIFEST_FILE, RUN_FILE, STAGING_PREFIX, VM_FILE } from './layout.ts';
+import { diskFileName, isCandidate, JOURNAL_FILE, MANIFEST_FILE, READERS_FOLDER, VM_FILE } from './layout.ts';
 import { acquireLease, type Lease, type LeaseOptions } from './lease.ts';
 import { formatManifest, type Manifest, parseVaultJson } from './manifest.ts';
 import { type PointListing, readPoints } from './points.ts';
-import { type Reader, registerReader, type WaitOptions, waitForReaders } from './readers.ts';
+import { readText } from './read-text.ts';
+import { type Reader, registerReader, sweepReaders, type WaitOptions, waitForReaders } from './readers.ts';
 import { finishRemovals, isRetired, removePoint } from './removal.ts';
-import { Staging } from './staging.ts';
+import { type LeftoverStaging, leftoversAmong, Staging } from './staging.ts';
 import { parseVmRecord, type VmRecord } from './vm-record.ts';
 
 /** What a VM's folder needs to know of the vault it lies in. */
@@ -23,14 +24,6 @@ export interface Home {
   readonly path: string;
   /** @throws vault-away when the vault is no longer there */
   assertPresent(): Promise<void>;
-}
-
-export interface LeftoverStaging {
-  readonly id: PointId;
-  readonly path: string;
-  /** The run that filled it, when it got that far. */
-  readonly runId?: string;
-  remove(): Promise<void>;
 }
 
 export class VmFolder {
@@ -52,7 +45,7 @@ export class VmFolder {
   /** null when no backup of this VM got so far. @throws manifest-invalid, vault-format, vault-unreadable */
   async readRecord(): Promise<VmRecord | null> {
     const path = join(this.path, VM_FILE);
-    const text = await unlessMissing(fs.readFile(path, 'utf8'), 'reading', path);
+    const text = await readText(path);
     return text === undefined ? null : parseVmRecord(text, path);
   }
 
@@ -71,14 +64,44 @@ export class VmFolder {
    */
   async points(): Promise<PointListing> {
     const entries = (await this.#list()) ?? [];
-    return readPoints(
-      this.path,
-      entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name),
+    const candidates = entries.filter(
+      (entry) => !entry.isFile() && isCandidate(entry.name) && entry.name !== READERS_FOLDER,
+    );
+    if (candidates.length === 0) await this.#vault.assertPresent();
+    return readPoints(this.path, candidates);
+  }
+
+  /**
+   * Where a point's disk lies. Like a backing link, a symbolic link could lead anywhere, so none is followed.
+   * @throws link-refused; image-invalid when it is missing; name-invalid, vault-unreadable
+   */
+  async diskPath(point: PointId, file: string): Promise<string> {
+    const folder = join(this.path, pointId(point));
+    const path = join(folder, diskFileName(file));
+    const [inFolder, inFile] = await Promise.all(
+      [folder, path].map((path) => unlessMissing(fs.lstat(path), 'looking for', path)),
+    );
+    if (inFolder === undefined || inFile === undefined) {
+      throw new QmpvaultError(
+        'image-invalid',
+        `${path} is missing: restore another point, and verify the vault`,
+        {
+          details: { path, point },
+        },
+      );
+    }
+    if (inFolder.isDirectory() && inFile.isFile()) return path;
+    throw new QmpvaultError(
+      'link-refused',
+      `${path} is not a plain file in a plain folder: it is not opened`,
+      {
+        details: { path, point },
+      },
     );
   }
 
   /**
-   * Makes the VM's folder when it is missing, and sweeps up what killed writers left in it.
+   * Makes the VM's folder when it is missing, and clears away what killed processes left in it, but for staging folders.
    * @throws vault-locked, vault-away, vault-full, vault-unreadable, sync-failed, cancelled
    */
   async acquireLease(options: LeaseOptions): Promise<Lease> {
@@ -87,6 +110,8 @@ export class VmFolder {
     const lease = await acquireLease(this.path, options);
     try {
       await sweepTemporaries(this.path);
+      await sweepReaders(this.path);
+      await finishRemovals(this.path);
       return lease;
     } catch (error) {
       await lease.release().catch(() => {});
@@ -114,24 +139,8 @@ export class VmFolder {
   async leftoverStaging(lease: Lease): Promise<LeftoverStaging[]> {
     this.#assertOurs(lease);
     await lease.assertHeld();
-    const names = ((await this.#list()) ?? []).map((entry) => entry.name);
-    return Promise.all(
-      names
-        .filter((name) => name.startsWith(STAGING_PREFIX))
-        .map(async (name) => {
-          const path = join(this.path, name);
-          const runId = await readRunId(path);
-          return {
-            id: name.slice(STAGING_PREFIX.length) as PointId,
-            path,
-            ...(runId === null ? {} : { runId }),
-            remove: async () => {
-              await lease.assertHeld();
-              await removeDurably(path);
-            },
-          };
-        }),
-    );
+    const entries = (await this.#list()) ?? [];
+    return leftoversAmong(this.path, entries, lease);
   }
 
   /** Rewrites a published point's manifest: sealed, protected, a digest that is no longer pending. @throws point-unknown, lease-lost, … */
@@ -163,7 +172,7 @@ export class VmFolder {
   /** The journal of a change of several steps to published files, as its writer left it; null when none is open. */
   async readJournal(): Promise<unknown> {
     const path = join(this.path, JOURNAL_FILE);
-    const text = await unlessMissing(fs.readFile(path, 'utf8'), 'reading', path);
+    const text = await readText(path);
     return text === undefined ? null : parseVaultJson(z.unknown(), text, path);
   }
 
@@ -181,17 +190,12 @@ export class VmFolder {
 
   /**
    * Removes a point for good; its id is never used again. That nothing needs it is the caller's to know. Killed in
-   * between, the point is either untouched or no longer listed, and `finishRemovals` does the rest.
+   * between, the point is either untouched or no longer listed, and whoever takes the lease next does the rest.
    * @throws point-unknown, lease-lost, vault-full, vault-unreadable, sync-failed
    */
   async removePoint(id: PointId, lease: Lease): Promise<void> {
     this.#assertOurs(lease);
     await removePoint(this.path, pointId(id), lease);
-  }
-
-  async finishRemovals(lease: Lease): Promise<void> {
-    this.#assertOurs(lease);
-    await finishRemovals(this.path, lease);
   }
 
   /** null when the folder is missing. A NAS that is away looks empty: then the vault must show that it is there. */
@@ -220,14 +224,5 @@ export class VmFolder {
   #assertOurs(lease: Lease): void {
     if (lease.folder === this.path) return;
     throw new QmpvaultError('internal', `the lease of ${lease.folder} is not one of ${this.path}`);
-  }
-}
-
-async function readRunId(staging: string): Promise<string | null> {
-  try {
-    const value: unknown = JSON.parse(await fs.readFile(join(staging, RUN_FILE), 'utf8'));
-    return z.object({ run: z.string() }).parse(value).run;
-  } catch {
-    return null;
   }
 }
