@@ -57,7 +57,7 @@ const CASES: Readonly<Record<string, Case>> = {
     expected: { encrypted: true },
   },
   'lazy refcounts': { args: ['-o', 'lazy_refcounts=on'], expected: {} },
-  zstd: { args: ['-o', 'compression_type=zstd'], expected: {} },
+  subclusters: { args: ['-o', 'extended_l2=on'], expected: {} },
 };
 
 for (const version of qemuVersions(['5.2', '7.2', '11.1'])) {
