@@ -63,7 +63,7 @@ export function readCapabilities(reply: unknown): Capabilities {
     blockdevReopen: schema.argumentsOf('blockdev-reopen') !== undefined,
     blockExportAdd: schema.argumentsOf('block-export-add') !== undefined,
     nbdServer: schema.argumentsOf('nbd-server-start') !== undefined,
-    ioUring: strings(aio?.['values']).includes('io_uring'),
+    ioUring: schema.hasValue(aio, 'io_uring'),
   };
 }
 
@@ -75,7 +75,7 @@ class Schema {
 
   constructor(reply: unknown) {
     if (!Array.isArray(reply)) throw new QmpError('qmp-protocol', 'query-qmp-schema returned no list');
-    for (const entity of records(reply)) this.#entities.set(entity['name'], entity);
+    for (const entity of reply.filter(isRecord)) this.#entities.set(entity['name'], entity);
   }
 
   argumentsOf(command: string): Entity | undefined {
@@ -90,19 +90,17 @@ class Schema {
     return find(object?.['members'], 'name', member) !== undefined;
   }
 
+  /** Before 6.2 an enum has only `values`, which is deprecated since. */
+  hasValue(enumeration: Entity | undefined, value: string): boolean {
+    const values = enumeration?.['values'];
+    return this.hasMember(enumeration, value) || (Array.isArray(values) && values.includes(value));
+  }
+
   variant(object: Entity | undefined, tag: string): Entity | undefined {
     return this.#entities.get(find(object?.['variants'], 'case', tag)?.['type']);
   }
 }
 
 function find(list: unknown, key: string, value: string): Entity | undefined {
-  return Array.isArray(list) ? records(list).find((entry) => entry[key] === value) : undefined;
-}
-
-function records(list: readonly unknown[]): Entity[] {
-  return list.filter(isRecord);
-}
-
-function strings(list: unknown): unknown[] {
-  return Array.isArray(list) ? list : [];
+  return Array.isArray(list) ? list.filter(isRecord).find((entry) => entry[key] === value) : undefined;
 }
