@@ -1,8 +1,9 @@
 /** What a backup is asked for and what it tells; and where an engine keeps its things on this host. */
-import type { QemuTools } from '../image/tools.ts';
+
 import type { DiskName, PointId, VmName } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import type { ReachStep } from '../base/steps.ts';
+import type { QemuTools } from '../image/tools.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { Quiesce } from '../vm/moment.ts';
 
@@ -43,7 +44,11 @@ export type BackupPhase = 'preparing' | 'copying' | 'publishing' | 'digesting';
 
 export interface BackupProgress {
   readonly phase: BackupPhase;
-  readonly disks: readonly { readonly name: DiskName; readonly doneBytes: number; readonly totalBytes: number }[];
+  readonly disks: readonly {
+    readonly name: DiskName;
+    readonly doneBytes: number;
+    readonly totalBytes: number;
+  }[];
 }
 
 export interface BackupResult {

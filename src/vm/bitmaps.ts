@@ -13,7 +13,7 @@ import { randomInt } from 'node:crypto';
 import type { QmpClient } from '../../qmp/index.ts';
 import { QmpvaultError } from '../base/errors.ts';
 import type { BitmapName } from '../base/ids.ts';
-import { type NodeName, nodeName, readBlockGraph } from './block-graph.ts';
+import { type NodeName, readBlockGraph } from './block-graph.ts';
 
 /** One granularity for all: the cluster size of the increments (capture.md, Traps). */
 export const GRANULARITY_BYTES = 64 * 1024;
@@ -137,10 +137,15 @@ export async function checkIdentities(
   }
 }
 
-/** Removes a bitmap; one that is gone already is fine. Works on an inconsistent one too. */
-export async function removeBitmap(client: QmpClient, { node, name }: BitmapRef): Promise<boolean> {
-  const graph = await readBlockGraph(client);
-  if (!graph.nodes.get(nodeName(node))?.bitmaps.some((bitmap) => bitmap.name === name)) return false;
-  await client.execute('block-dirty-bitmap-remove', { node, name });
-  return true;
+/**
+ * Removes bitmaps wherever in the VM they are: after a restart a disk's node may have another name, the names of
+ * bitmaps are unique. One that is gone already is fine, an inconsistent one too.
+ */
+export async function removeBitmaps(client: QmpClient, names: ReadonlySet<string>): Promise<void> {
+  if (names.size === 0) return;
+  for (const [node, { bitmaps }] of (await readBlockGraph(client)).nodes) {
+    for (const { name } of bitmaps) {
+      if (names.has(name)) await client.execute('block-dirty-bitmap-remove', { node, name });
+    }
+  }
 }

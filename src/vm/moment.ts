@@ -42,15 +42,13 @@ export interface Moment {
 
 export interface MomentOptions {
   readonly client: QmpClient;
-  readonly disks: readonly MomentDisk[];
   readonly guard: GuestGuard | null;
   readonly agent: GuestAgent | null;
   readonly quiesce: Quiesce;
   readonly reachStep?: ReachStep;
-  readonly freezeTimeoutMs?: number;
 }
 
-/** A thaw waits longer than a freeze: a guest must not be left frozen because it was slow. */
+const FREEZE_TIMEOUT_MS = 8_000;
 const THAW_TIMEOUT_MS = 10_000;
 const STOP_TIMEOUT_MS = 10_000;
 
@@ -59,35 +57,51 @@ const STOP_TIMEOUT_MS = 10_000;
  * before, and is thawed.
  * @throws vm-agent when a freeze is required and was not reached; qmp-* errors
  */
-export async function takeMoment(options: MomentOptions): Promise<Moment> {
-  const { client, agent, quiesce, guard, reachStep = noSteps } = options;
+export async function takeMoment(options: MomentOptions & { disks: readonly MomentDisk[] }): Promise<Moment> {
+  const { client, disks } = options;
+  // Several disks have one moment only while nothing writes. One disk needs no pause: a `qom-set` is an instant.
+  const { moment, result } = await takeAt(options, async (running) =>
+    running && disks.length > 1
+      ? await pausedInsert(options)
+      : { at: await insert(client, disks), pauseMs: null },
+  );
+  return { ...moment, ...result };
+}
+
+/**
+ * Does something at a moment at which the guest's filesystems are frozen, if that can be had and is wanted.
+ * @param instant takes the moment; it is told whether the guest was running
+ * @throws vm-agent when a freeze is required and was not reached, and whatever `instant` throws; thawed then
+ */
+export async function takeAt<T>(
+  { client, agent, quiesce, guard, reachStep = noSteps }: MomentOptions,
+  instant: (running: boolean) => Promise<T>,
+): Promise<{ moment: Moment; result: T }> {
   const running = (await statusOf(client)) === 'running';
-  const warnings: string[] = [];
-  if (!running) {
-    if (quiesce === 'required') {
-      throw new QmpvaultError('vm-agent', 'the VM is not running, so its filesystems cannot be frozen');
-    }
-    const at = await insert(client, options.disks);
-    return { at, freezeMs: null, pauseMs: null, consistency: 'crash', warnings };
+  const freeze = running && agent !== null && quiesce !== 'off' ? new Freeze(agent, guard, quiesce) : null;
+  if (quiesce === 'required' && freeze === null) {
+    const why = running ? 'no guest agent was named' : 'the VM is not running';
+    throw new QmpvaultError('vm-agent', `the guest's filesystems cannot be frozen: ${why}`);
   }
-  const freeze = agent === null || quiesce === 'off' ? null : new Freeze(agent, guard, quiesce, warnings);
-  let shown: { at: Date; pauseMs: number | null };
+  let result: T;
+  let at: Date;
   let freezeMs: number | null = null;
   try {
-    await freeze?.begin(options.freezeTimeoutMs);
+    await freeze?.begin();
     await reachStep('frozen');
-    shown =
-      options.disks.length === 1
-        ? { at: await insert(client, options.disks), pauseMs: null }
-        : await pausedInsert(options);
+    result = await instant(running);
+    at = new Date();
   } finally {
     freezeMs = (await freeze?.end()) ?? null;
   }
-  return { ...shown, freezeMs, consistency: freeze?.reached ? 'filesystem' : 'crash', warnings };
+  const consistency = freezeMs === null ? 'crash' : 'filesystem';
+  const warnings = freeze?.warnings ?? [];
+  return { moment: { at, freezeMs, pauseMs: null, consistency, warnings }, result };
 }
 
-/** Several disks have one moment only while nothing writes. (One disk needs no pause: a `qom-set` is an instant.) */
-async function pausedInsert(options: MomentOptions): Promise<{ at: Date; pauseMs: number }> {
+async function pausedInsert(
+  options: MomentOptions & { disks: readonly MomentDisk[] },
+): Promise<{ at: Date; pauseMs: number }> {
   const { client, disks, guard, reachStep = noSteps } = options;
   await guard?.pausing();
   const began = performance.now();
@@ -133,50 +147,51 @@ export async function setDrive(client: QmpClient, device: string, node: NodeName
  * A freeze that always ends in a thaw, also when the reply to the freeze never came: it may have taken effect.
  */
 class Freeze {
+  readonly warnings: string[] = [];
   readonly #agent: GuestAgent;
   readonly #guard: GuestGuard | null;
   readonly #quiesce: Quiesce;
-  readonly #warnings: string[];
   #began: number | null = null;
-  reached = false;
+  #reached = false;
 
-  constructor(agent: GuestAgent, guard: GuestGuard | null, quiesce: Quiesce, warnings: string[]) {
+  constructor(agent: GuestAgent, guard: GuestGuard | null, quiesce: Quiesce) {
     this.#agent = agent;
     this.#guard = guard;
     this.#quiesce = quiesce;
-    this.#warnings = warnings;
   }
 
-  async begin(timeoutMs = 10_000): Promise<void> {
+  async begin(): Promise<void> {
     await this.#guard?.freezing();
     this.#began = performance.now();
     try {
-      const filesystems = await this.#agent.freeze({ timeoutMs });
-      this.reached = filesystems > 0;
-      if (!this.reached) this.#trouble('the guest agent froze no filesystem');
+      const filesystems = await this.#agent.freeze({ timeoutMs: FREEZE_TIMEOUT_MS });
+      this.#reached = filesystems > 0;
+      if (!this.#reached) this.#trouble('the guest agent froze no filesystem');
     } catch (cause) {
+      if (cause instanceof QmpvaultError) throw cause;
       this.#trouble(`the guest's filesystems were not frozen: ${messageOf(cause)}`, cause);
     }
   }
 
-  /** @returns how long the guest's filesystems stood, in milliseconds; null if they never were frozen */
+  /** @returns how long the guest's filesystems surely stood still, in milliseconds; null: not surely */
   async end(): Promise<number | null> {
     if (this.#began === null) return null;
     try {
       await this.#agent.thaw({ timeoutMs: THAW_TIMEOUT_MS });
+      // Throws if the guard had to thaw before: then the moment may have come after that.
       await this.#guard?.thawed();
     } catch (cause) {
-      // The guard stays armed: it goes on thawing by itself.
-      this.#warnings.push(
-        `the guest agent did not confirm the thaw: ${messageOf(cause)}; the guard process goes on trying`,
+      this.#reached = false;
+      this.warnings.push(
+        `the guest agent did not confirm the thaw: ${messageOf(cause)}. The guard process goes on thawing; the restore point counts as crash-consistent`,
       );
     }
-    return this.reached ? performance.now() - this.#began : null;
+    return this.#reached ? performance.now() - this.#began : null;
   }
 
   #trouble(message: string, cause?: unknown): void {
     if (this.#quiesce === 'required') throw new QmpvaultError('vm-agent', message, { cause });
-    this.#warnings.push(`${message}; the restore point is crash-consistent`);
+    this.warnings.push(`${message}; the restore point is crash-consistent`);
   }
 }
 

@@ -45,8 +45,10 @@ const YANK_MS = 5_000;
  */
 export async function unwind(options: UnwindOptions): Promise<string[]> {
   await endJobs(options);
+  // A filter that is still read lets nobody else write to its disk: its readers go before the device comes back.
+  await deleteNodes(options, (node) => isRunNode(node, 'access'));
   const warnings = await releaseDevices(options);
-  await deleteNodes(options);
+  await deleteNodes(options, () => true);
   return warnings;
 }
 
@@ -194,9 +196,12 @@ function ownedNodes(graph: BlockGraph, owns: (run: RunId) => boolean): NodeName[
 }
 
 /** From the top down: a node goes when nothing of ours stands on it any more. */
-async function deleteNodes({ client, owns }: UnwindOptions): Promise<void> {
+async function deleteNodes(
+  { client, owns }: UnwindOptions,
+  which: (node: NodeName) => boolean,
+): Promise<void> {
   const graph = await readBlockGraph(client);
-  const left = new Set(ownedNodes(graph, owns));
+  const left = new Set(ownedNodes(graph, owns).filter(which));
   const trouble: string[] = [];
   while (left.size > 0) {
     const free = [...left].filter((node) => !graph.parents(node).some(({ parent }) => left.has(parent)));

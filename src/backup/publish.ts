@@ -1,0 +1,161 @@
+/** From copied bytes to a restore point: synced by our own descriptors, checked, digested, named. */
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { RunId } from '../base/ids.ts';
+import { checkImage } from '../image/qemu-img.ts';
+import { sha256File } from '../vault/digest.ts';
+import type { Lease } from '../vault/lease.ts';
+import { FORMAT, type Manifest, type ManifestDisk } from '../vault/manifest.ts';
+import type { Staging } from '../vault/staging.ts';
+import type { VmFolder } from '../vault/vm-folder.ts';
+import type { VmRecord } from '../vault/vm-record.ts';
+import { GRANULARITY_BYTES } from '../vm/bitmaps.ts';
+import type { Moment } from '../vm/moment.ts';
+import type { RunControl } from './engine.ts';
+import type { RunContext } from './run.ts';
+import type { RunDisk } from './site.ts';
+
+export interface Copied {
+  readonly moment: Moment;
+  /** By the disk's index. */
+  readonly bytes: ReadonlyMap<number, number>;
+  readonly copyMs: number;
+}
+
+interface Unpublished {
+  readonly run: RunId;
+  readonly staging: Staging;
+  readonly disks: readonly RunDisk[];
+  readonly copied: Copied;
+}
+
+/** @throws sync-failed, image-invalid, lease-lost, vault-full, … ; published only if it returns */
+export async function publish(context: RunContext, made: Unpublished): Promise<Manifest> {
+  const { engine, folder, lease, control } = context;
+  const { staging, disks } = made;
+  await staging.sync();
+  await engine.reachStep('synced');
+  const described = await Promise.all(
+    disks.map(async (disk) => {
+      await checkImage(engine.tools, { path: staging.diskPath(disk.file) }, { signal: control.signal });
+      return describe(made, disk, control.signal);
+    }),
+  );
+  const manifest = manifestOf(context, made, described);
+  await rememberVm(folder, lease, manifest);
+  await engine.reachStep('publish');
+  await staging.publish(manifest, lease);
+  return manifest;
+}
+
+/** Increments are digested before publishing; of a full that would double its time: it follows (`digestFulls`). */
+async function describe(
+  { staging, copied }: Unpublished,
+  { index, disk, file, parentBitmap, bitmap }: RunDisk,
+  signal: AbortSignal | undefined,
+): Promise<ManifestDisk> {
+  const path = staging.diskPath(file);
+  const incremental = parentBitmap !== null;
+  return {
+    name: disk.name,
+    kind: incremental ? 'incremental' : 'full',
+    file,
+    virtualSizeBytes: disk.sizeBytes,
+    copiedBytes: copied.bytes.get(index) ?? 0,
+    storedBytes: (await stat(path)).size,
+    sha256: incremental ? await sha256File(path, { ...(signal && { signal }) }) : null,
+    bitmap: { name: bitmap.name, pattern: [...bitmap.pattern] },
+    granularityBytes: GRANULARITY_BYTES,
+    source: { image: disk.image, format: disk.format, node: disk.node, device: disk.device },
+  };
+}
+
+function manifestOf(
+  context: RunContext,
+  { run, staging, copied }: Unpublished,
+  disks: ManifestDisk[],
+): Manifest {
+  const { vault, folder, vm, survey, engine } = context;
+  const { plan, left } = survey;
+  const { moment, copyMs } = copied;
+  return {
+    format: FORMAT,
+    id: staging.id,
+    vm: { name: folder.name, uuid: vm.uuid },
+    vault: vault.id,
+    createdAt: moment.at.toISOString(),
+    kind: plan.kind,
+    parent: plan.kind === 'incremental' ? plan.parent.id : null,
+    how: plan.how,
+    why: plan.why,
+    consistency: moment.consistency,
+    sealed: false,
+    disks,
+    left: left.map(({ name, why }) => ({ name, why })),
+    timings: {
+      freezeMs: rounded(moment.freezeMs),
+      pauseMs: rounded(moment.pauseMs),
+      copyMs: Math.round(copyMs),
+      totalMs: Math.round(performance.now() - context.beganMs),
+    },
+    versions: { engine: engine.version, qemu: vm.qemuVersion, format: FORMAT },
+    run,
+  };
+}
+
+function rounded(ms: number | null): number | null {
+  return ms === null ? null : Math.round(ms * 10) / 10;
+}
+
+/** What a later backup of the stopped VM needs; written only when it changed. */
+async function rememberVm(folder: VmFolder, lease: Lease, { vm, disks, createdAt }: Manifest): Promise<void> {
+  const record: VmRecord = {
+    format: FORMAT,
+    name: folder.name,
+    uuid: vm.uuid,
+    disks: disks.map(({ name, virtualSizeBytes, source: { image, format, device } }) => ({
+      name,
+      image,
+      format,
+      device,
+      virtualSizeBytes,
+    })),
+    updatedAt: createdAt,
+  };
+  const known = await folder.readRecord().catch(() => null);
+  const same =
+    JSON.stringify({ ...known, updatedAt: null }) === JSON.stringify({ ...record, updatedAt: null });
+  if (!same) await folder.writeRecord(record, lease);
+}
+
+/** Fills in the digests of a published full, reading it back. Cancelled, they stay pending; deep verify fills them in. */
+export async function digestFulls(
+  folder: VmFolder,
+  lease: Lease,
+  point: Manifest,
+  control: RunControl,
+): Promise<Manifest> {
+  if (point.disks.every((disk) => disk.sha256 !== null)) return point;
+  const done = new Map<string, number>();
+  const disks: ManifestDisk[] = [];
+  for (const disk of point.disks) {
+    const path = join(folder.path, point.id, disk.file);
+    const onBytes = (bytes: number) => {
+      done.set(disk.name, bytes);
+      control.onProgress?.({
+        phase: 'digesting',
+        disks: point.disks.map(({ name, storedBytes }) => ({
+          name,
+          doneBytes: done.get(name) ?? 0,
+          totalBytes: storedBytes,
+        })),
+      });
+    };
+    const sha256 =
+      disk.sha256 ?? (await sha256File(path, { onBytes, ...(control.signal && { signal: control.signal }) }));
+    disks.push({ ...disk, sha256 });
+  }
+  const digested = { ...point, disks };
+  await folder.replaceManifest(digested, lease);
+  return digested;
+}

@@ -1,0 +1,59 @@
+/**
+ * The local folders of a run. The VM and we may be two users: what the VM must enter belongs to it alone, what
+ * commands the writer belongs to us alone.
+ */
+import { chown, mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errnoOf, QmpvaultError } from '../base/errors.ts';
+import { type RunId, socketPath } from '../base/ids.ts';
+import type { VmProcess } from '../vm/vm-process.ts';
+import type { Engine } from './engine.ts';
+
+export interface RunFolders {
+  /** The writer's control socket, pid and log; ours alone. */
+  readonly writer: string;
+  /** Where the VM finds the writer's NBD socket; the VM's alone. */
+  readonly nbd: string;
+  /** Where the VM makes its scratch images; the VM's alone. */
+  readonly scratch: string;
+}
+
+export function runFolders(engine: Pick<Engine, 'runtimeDir' | 'scratchDir'>, run: RunId): RunFolders {
+  return {
+    writer: join(engine.runtimeDir, `qv-${run}`),
+    nbd: join(engine.runtimeDir, `qv-${run}-nbd`),
+    scratch: join(engine.scratchDir, `qv-${run}`),
+  };
+}
+
+/** @throws path-too-long before anything is made */
+export function nbdSocket({ nbd }: RunFolders): string {
+  return socketPath(join(nbd, 'nbd.sock'));
+}
+
+/** @throws vm-unfit when the VM's user could not be given its folders */
+export async function makeRunFolders(folders: RunFolders, vm: VmProcess): Promise<void> {
+  for (const folder of [folders.writer, folders.nbd, folders.scratch]) {
+    // Others may pass through the parents, into what is theirs, and see nothing on the way.
+    await mkdir(join(folder, '..'), { recursive: true, mode: 0o711 });
+    await mkdir(folder, { mode: 0o700 });
+  }
+  if (vm.uid === process.geteuid?.()) return;
+  for (const folder of [folders.nbd, folders.scratch]) {
+    try {
+      await chown(folder, vm.uid, vm.gid);
+    } catch (cause) {
+      throw new QmpvaultError(
+        'vm-unfit',
+        `the VM runs as user ${vm.uid}, and ${folder} cannot be given to it (${errnoOf(cause)}): run qmpvault as root or as that user`,
+        { details: { folder, uid: vm.uid }, cause },
+      );
+    }
+  }
+}
+
+export async function removeRunFolders(folders: RunFolders): Promise<void> {
+  for (const folder of [folders.nbd, folders.scratch, folders.writer]) {
+    await rm(folder, { recursive: true, force: true });
+  }
+}

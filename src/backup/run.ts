@@ -1,0 +1,326 @@
+/**
+ * One run: from the plan to the published point, or back to where it began. The order of the steps is what keeps
+ * the promises: the journal before anything is made; the VM clean before publishing; the rename of the point is the
+ * commit; the old bitmaps go only after it.
+ */
+import { bounded, cancelledBy } from '../base/deadline.ts';
+import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
+import { type DiskName, newBitmapName, newPointId, newRunId } from '../base/ids.ts';
+import { Guard } from '../image/guard.ts';
+import { createImage } from '../image/qemu-img.ts';
+import { Writer } from '../image/writer.ts';
+import type { Lease } from '../vault/lease.ts';
+import type { Manifest } from '../vault/manifest.ts';
+import type { Staging } from '../vault/staging.ts';
+import type { Vault } from '../vault/vault.ts';
+import type { VmFolder } from '../vault/vm-folder.ts';
+import { GRANULARITY_BYTES, newPattern, removeBitmaps } from '../vm/bitmaps.ts';
+import type { CopyProgress } from '../vm/copy-jobs.ts';
+import { connectAgent, type GuestAgent } from '../vm/guest-agent.ts';
+import type { Vm } from '../vm/vm.ts';
+import { vmProcessOf } from '../vm/vm-process.ts';
+import { canSnapshot, capture } from './capture.ts';
+import type { BackupPhase, BackupRequest, Engine, RunControl } from './engine.ts';
+import type { Plan } from './plan.ts';
+import { type Copied, publish } from './publish.ts';
+import { release, takeOut } from './release.ts';
+import { makeRunFolders, nbdSocket, runFolders } from './run-folders.ts';
+import { type RunFacts, writeRunRecord } from './run-journal.ts';
+import { refuseFullScratch, refuseWithoutScratch } from './scratch-space.ts';
+import type { RunDisk, RunSite } from './site.ts';
+import type { Survey } from './survey.ts';
+
+export interface RunContext {
+  readonly engine: Engine;
+  readonly vault: Vault;
+  readonly folder: VmFolder;
+  readonly lease: Lease;
+  readonly vm: Vm;
+  readonly request: BackupRequest;
+  readonly control: RunControl;
+  readonly survey: Survey;
+  /** When the caller began to wait, by performance.now(). */
+  readonly beganMs: number;
+}
+
+/** What a hung NAS may cost the clean-up of a failed run; what is left there the next run removes. */
+const NAS_CLEANUP_MS = 5_000;
+
+export class Run {
+  readonly #context: RunContext;
+  readonly #run = newRunId();
+  readonly #point;
+  readonly #disks: readonly RunDisk[];
+  readonly #record: RunFacts;
+  readonly warnings: string[] = [];
+  #staging: Staging | null = null;
+  #writer: Writer | null = null;
+  #agent: GuestAgent | null = null;
+  #guard: Guard | null = null;
+
+  constructor(context: RunContext) {
+    const { engine, vault, folder, vm, request, survey } = context;
+    this.#context = context;
+    this.#point = request.point ?? newPointId(new Date());
+    this.#disks = runDisks(vault, survey);
+    this.#record = {
+      format: 1,
+      run: this.#run,
+      vm: { name: folder.name, uuid: vm.uuid, socket: vm.socket },
+      vault: { path: vault.path, id: vault.id },
+      point: this.#point,
+      folders: runFolders(engine, this.#run),
+      bitmaps: this.#disks.map(({ bitmap }) => bitmap.name),
+    };
+  }
+
+  /** @returns the published point @throws what ended the run; nothing of it is left then, but what `warnings` name */
+  async make(): Promise<Manifest> {
+    const { engine, vm } = this.#context;
+    let published = false;
+    let out = false;
+    await engine.reachStep('journal');
+    await writeRunRecord(engine.stateDir, this.#record);
+    try {
+      const snapshot = canSnapshot(vm) && !this.#context.request.withoutSnapshot;
+      const site = await this.#prepare(snapshot);
+      const copied = await this.#copy(site, snapshot);
+      await engine.reachStep('copied');
+      this.warnings.push(...(await takeOut(vm, this.#record)));
+      await this.#refuseOvertaken();
+      out = true;
+      const point = await this.#publish(copied);
+      published = true;
+      await this.#removeOldBitmaps(point);
+      return point;
+    } catch (error) {
+      throw this.#meaningOf(error);
+    } finally {
+      await this.#end(published, out);
+    }
+  }
+
+  /** Everything that can be made ready before the VM is touched; the parts do not wait for each other. */
+  async #prepare(snapshot: boolean): Promise<RunSite> {
+    const { engine, vm, request, control, survey } = this.#context;
+    const { signal } = control;
+    const folders = this.#record.folders;
+    this.#tell('preparing', []);
+    const [running, process] = await Promise.all([vm.status(), vmProcessOf(vm.socket)]);
+    await makeRunFolders(folders, process);
+    const disks = survey.disks.map(({ disk }) => disk);
+    if (snapshot) await refuseWithoutScratch(folders.scratch, disks);
+    else this.warnings.push(WITHOUT_SNAPSHOT);
+    await all([
+      this.#createFiles(),
+      Writer.start({ tools: engine.tools, dir: folders.writer, signal }).then((writer) => {
+        this.#writer = writer;
+      }),
+      this.#startGuard(running === 'running', snapshot && disks.length > 1),
+    ]);
+    await this.#serve();
+    return {
+      engine,
+      request,
+      run: this.#run,
+      vm,
+      disks: this.#disks,
+      folders,
+      guard: this.#guard,
+      agent: this.#agent,
+      signal,
+    };
+  }
+
+  async #createFiles(): Promise<void> {
+    const { engine, folder, lease, control, survey } = this.#context;
+    await engine.reachStep('staging');
+    const staging = await folder.createStaging(this.#point, lease, this.#run);
+    this.#staging = staging;
+    await all(
+      this.#disks.map(async ({ file, disk, parentBitmap }) => {
+        const path = staging.diskPath(file);
+        const backing =
+          parentBitmap === null ? {} : { backing: { link: linkTo(survey.plan, disk.name), format: 'qcow2' } };
+        const image = {
+          path,
+          format: 'qcow2',
+          sizeBytes: disk.sizeBytes,
+          clusterBytes: GRANULARITY_BYTES,
+          ...backing,
+        };
+        await createImage(engine.tools, image, { signal: control.signal });
+        await staging.hold(file);
+      }),
+    );
+  }
+
+  async #serve(): Promise<void> {
+    const { control } = this.#context;
+    const { signal } = control;
+    for (const { disk, file } of this.#disks) {
+      const path = this.#staging?.diskPath(file);
+      if (path !== undefined) await this.#writer?.addTarget({ name: disk.name, path }, { signal });
+    }
+    await this.#writer?.serve({ socketPath: nbdSocket(this.#record.folders), signal });
+  }
+
+  /** Only a running guest can be left paused or frozen. */
+  async #startGuard(running: boolean, pauses: boolean): Promise<void> {
+    const { vm, request, control } = this.#context;
+    if (!running) return;
+    if (request.agent !== undefined && request.quiesce !== 'off') {
+      try {
+        this.#agent = await connectAgent(request.agent, { signal: control.signal });
+      } catch (cause) {
+        if (request.quiesce === 'required') throw new QmpvaultError('vm-agent', messageOf(cause), { cause });
+        this.warnings.push(`${messageOf(cause)}; the restore point is crash-consistent`);
+      }
+    }
+    if (!pauses && this.#agent === null) return;
+    const agent = this.#agent?.socket;
+    this.#guard = await Guard.start({ qmp: vm.client.socket, ...(agent && { agent }) });
+  }
+
+  async #copy(site: RunSite, snapshot: boolean): Promise<Copied> {
+    const { control, request } = this.#context;
+    const captured = await capture(site, snapshot);
+    this.warnings.push(...captured.moment.warnings);
+    const began = performance.now();
+    try {
+      const progress = await captured.jobs.finish({
+        signal: control.signal,
+        bandwidth: request.bandwidth,
+        noProgressMs: request.noProgressMs,
+        onProgress: (progress) => this.#tell('copying', progress),
+        check: () => (snapshot ? refuseFullScratch(site.folders.scratch) : Promise.resolve()),
+      });
+      const bytes = new Map(progress.map(({ index, doneBytes }) => [index, doneBytes]));
+      return { moment: captured.moment, bytes, copyMs: performance.now() - began };
+    } finally {
+      captured.jobs.close();
+    }
+  }
+
+  /** What happened to the VM under the run would make the point wrong, or its bitmaps useless. */
+  async #refuseOvertaken(): Promise<void> {
+    const { vm } = this.#context;
+    await vm.refuseWhileMoving();
+    const now = new Map((await vm.disks()).disks.map((disk) => [disk.name, disk]));
+    for (const { disk } of this.#disks) {
+      const found = now.get(disk.name);
+      if (found?.sizeBytes === disk.sizeBytes && found.node === disk.node) continue;
+      const what =
+        found === undefined
+          ? 'was unplugged'
+          : found.node === disk.node
+            ? 'was resized'
+            : 'has another active image';
+      throw new QmpvaultError('run-overtaken', `disk ${disk.name} ${what} during the run: back up again`, {
+        details: { disk: disk.name },
+      });
+    }
+  }
+
+  async #publish(copied: Copied): Promise<Manifest> {
+    this.#tell('publishing', []);
+    const { control } = this.#context;
+    await this.#writer?.finish({ signal: control.signal });
+    if (this.#staging === null) throw new QmpvaultError('internal', 'nothing was staged');
+    return publish(this.#context, { run: this.#run, staging: this.#staging, disks: this.#disks, copied });
+  }
+
+  /** From now on only the new bitmaps tell changes. */
+  async #removeOldBitmaps(point: Manifest): Promise<void> {
+    const { vm, engine, survey } = this.#context;
+    await engine.reachStep('published');
+    const old = survey.points.flatMap(({ disks }) => disks.flatMap(({ bitmap }) => bitmap?.name ?? []));
+    try {
+      await removeBitmaps(vm.client, new Set(old));
+    } catch (error) {
+      this.warnings.push(`${point.id} is published; an old bitmap could not be removed: ${messageOf(error)}`);
+    }
+  }
+
+  async #end(published: boolean, out: boolean): Promise<void> {
+    const { engine, vm } = this.#context;
+    await this.#attempt('ending the guard', async () => this.#guard?.end());
+    await this.#attempt('closing the guest agent', async () => this.#agent?.close());
+    const reachable = vm.client.isOpen ? vm : null;
+    this.warnings.push(...(await release(engine, reachable, this.#record, { published, out })));
+    if (published) return;
+    const discard = this.#staging?.discard() ?? Promise.resolve();
+    await this.#attempt('removing the staging folder', () =>
+      bounded(discard, { timeoutMs: NAS_CLEANUP_MS, what: 'the NAS' }),
+    );
+  }
+
+  async #attempt(what: string, step: () => Promise<unknown>): Promise<void> {
+    try {
+      await step();
+    } catch (error) {
+      this.warnings.push(`${what} failed: ${messageOf(error)}`);
+    }
+  }
+
+  /** The same failure looks different where it hit us; the caller is told what it means. */
+  #meaningOf(error: unknown): unknown {
+    const { control, vm } = this.#context;
+    if (control.signal?.aborted) return cancelledBy(control.signal);
+    const lost =
+      !vm.client.isOpen || codeOf(error) === 'qmp-closed' || codeOf(error) === 'qmp-outcome-unknown';
+    if (!lost) return error;
+    return new QmpvaultError(
+      'vm-lost',
+      `the connection to ${vm.socket} ended during the run: did QEMU die?`,
+      {
+        details: { socket: vm.socket },
+        cause: error,
+      },
+    );
+  }
+
+  #tell(phase: BackupPhase, progress: readonly CopyProgress[]): void {
+    const byIndex = new Map(progress.map((entry) => [entry.index, entry]));
+    const disks = this.#disks.map(({ index, disk }) => ({
+      name: disk.name,
+      doneBytes: byIndex.get(index)?.doneBytes ?? 0,
+      totalBytes: byIndex.get(index)?.totalBytes ?? disk.sizeBytes,
+    }));
+    this.#context.control.onProgress?.({ phase, disks });
+  }
+}
+
+const WITHOUT_SNAPSHOT =
+  'this QEMU cannot snapshot a disk for reading (copy-before-write, 7.1): while the backup runs, a slow NAS slows the guest’s writes down, and one that fails can fail them';
+
+function runDisks(vault: Vault, { disks, plan }: Survey): RunDisk[] {
+  return disks.map(({ disk }, index) => ({
+    index,
+    disk,
+    parentBitmap: plan.kind === 'incremental' ? (plan.bitmaps.get(disk.name) ?? null) : null,
+    bitmap: {
+      node: disk.node,
+      name: newBitmapName(vault.id),
+      persistent: disk.keepsBitmaps,
+      sizeBytes: disk.sizeBytes,
+      pattern: newPattern(disk.sizeBytes),
+    },
+    file: `${disk.name}.qcow2`,
+  }));
+}
+
+function linkTo(plan: Plan, disk: DiskName): string {
+  const parent = plan.kind === 'incremental' ? plan.parent : null;
+  const file = parent?.disks.find(({ name }) => name === disk)?.file;
+  if (parent === null || file === undefined)
+    throw new QmpvaultError('internal', `disk ${disk} has no parent to build on`);
+  return `../${parent.id}/${file}`;
+}
+
+/** All of them end, then the first failure is thrown: none is left running behind the clean-up's back. */
+async function all(parts: readonly Promise<unknown>[]): Promise<void> {
+  for (const result of await Promise.allSettled(parts)) {
+    if (result.status === 'rejected') throw result.reason;
+  }
+}

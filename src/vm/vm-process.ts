@@ -1,0 +1,62 @@
+/**
+ * Which process is behind a QMP socket, and as which user it works. Node cannot ask for a peer's credentials, so
+ * /proc is read: the listening socket's inode, then the process that has it open.
+ */
+import { readdir, readFile, readlink, realpath, stat } from 'node:fs/promises';
+
+export interface VmProcess {
+  /** Null where /proc does not show it (another user's process). */
+  readonly pid: number | null;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** The user that opens and creates files for the VM; where its process cannot be seen, the socket file's owner. */
+export async function vmProcessOf(socket: string): Promise<VmProcess> {
+  const inodes = await listeningInodes(socket);
+  for (const pid of inodes.size === 0 ? [] : await processes()) {
+    if (!(await holdsSocket(pid, inodes))) continue;
+    const ids = await fileUserOf(pid);
+    if (ids !== null) return { pid, ...ids };
+  }
+  const { uid, gid } = await stat(socket);
+  return { pid: null, uid, gid };
+}
+
+/** /proc/net/unix: `Num RefCount Protocol Flags Type St Inode Path`; __SO_ACCEPTCON is 0x10000. */
+async function listeningInodes(socket: string): Promise<Set<string>> {
+  const paths = new Set([socket, await realpath(socket)]);
+  const lines = (await readFile('/proc/net/unix', 'utf8')).split('\n');
+  return new Set(
+    lines.flatMap((line) => {
+      const [, , , flags, , , inode, ...path] = line.split(/ +/);
+      return flags === '00010000' && inode !== undefined && paths.has(path.join(' ')) ? [inode] : [];
+    }),
+  );
+}
+
+/** Those that look like a QEMU first: a host may run thousands of others. */
+async function processes(): Promise<number[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const names = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')));
+  const isQemu = (i: number) => /qemu|kvm/.test(names[i] ?? '');
+  return [...pids.filter((_, i) => isQemu(i)), ...pids.filter((_, i) => !isQemu(i))];
+}
+
+async function holdsSocket(pid: number, inodes: ReadonlySet<string>): Promise<boolean> {
+  const folder = `/proc/${pid}/fd`;
+  const links = await readdir(folder).catch(() => []);
+  for (const link of links) {
+    const inode = /^socket:\[(\d+)\]$/.exec(await readlink(`${folder}/${link}`).catch(() => ''))?.[1];
+    if (inode !== undefined && inodes.has(inode)) return true;
+  }
+  return false;
+}
+
+/** The fourth of the ids is the one that the kernel checks file access with (proc(5)). */
+async function fileUserOf(pid: number): Promise<{ uid: number; gid: number } | null> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+  const uid = /^Uid:(?:\s+\d+){3}\s+(\d+)/m.exec(status)?.[1];
+  const gid = /^Gid:(?:\s+\d+){3}\s+(\d+)/m.exec(status)?.[1];
+  return uid === undefined || gid === undefined ? null : { uid: Number(uid), gid: Number(gid) };
+}
