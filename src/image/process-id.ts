@@ -11,7 +11,10 @@ export interface ProcessId {
   readonly bootId: string;
 }
 
-/** Who `pid` is now; null if no such process lives (a zombie does not: it can do no more harm). */
+/**
+ * Who `pid` is now; null if no such process lives. A zombie does not: it can do no more harm. But the first thread
+ * of a killed process turns into one while another still sleeps in the kernel, in the middle of a write (m).
+ */
 export async function describe(pid: number): Promise<ProcessId | null> {
   const [stat, bootId] = await Promise.all([readStat(pid), readBootId()]);
   return stat === null ? null : { pid, startTime: stat.startTime, bootId };
@@ -39,8 +42,9 @@ async function readStat(pid: number): Promise<{ startTime: number } | null> {
   }
   // `pid (comm) state ppid ...`: comm may hold spaces and brackets itself, the last bracket ends it.
   const [state, ...fields] = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  const threads = Number(fields[16]);
   const startTime = Number(fields[18]);
-  const ended = state === undefined || 'ZXx'.includes(state);
+  const ended = state === undefined || ('ZXx'.includes(state) && threads <= 1);
   return ended || !Number.isSafeInteger(startTime) ? null : { startTime };
 }
 

@@ -33,7 +33,7 @@ const NODE_PREFIX = 'target-';
 const COMMAND_MS = 30_000;
 /** Closing flushes; where O_DIRECT is refused, all of the page cache's share. */
 const FINISH_MS = 120_000;
-const DEATH_MS = 2_000;
+const DEATH_MS = 1_500;
 
 /**
  * How a target's file is opened, best first (m: direct with io_uring takes 1.0-1.35 times what `qemu-img convert`

@@ -6,6 +6,7 @@ import t from 'tap';
 import { until } from '../../src/base/deadline.ts';
 import { errnoOf } from '../../src/base/errors.ts';
 import { MiB } from '../../src/base/units.ts';
+import { describe } from '../../src/image/process-id.ts';
 import { readQcow2Header } from '../../src/image/qcow2-header.ts';
 import {
   checkImage,
@@ -18,6 +19,7 @@ import {
 } from '../../src/image/qemu-img.ts';
 import { qemuTools } from '../../src/image/tools.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
+import { freezableMount } from '../helpers/freezable-mount.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { smallTmpfs } from '../helpers/small-tmpfs.ts';
 import { processesIn, tempDir } from '../helpers/temp-dir.ts';
@@ -255,6 +257,23 @@ t.test('a copy that takes too long ends by its deadline', async (t) => {
   const image = { source, sourceFormat: 'qcow2', target: join(dir, 'raw'), targetFormat: 'raw' };
   await t.rejects(convertImage(tools, image, { timeoutMs: 100 }), { code: 'image-tool-failed' });
   t.same(qemuImgIn(dir), []);
+});
+
+t.test('a copy that hangs in the kernel is left behind', async (t) => {
+  const dir = tempDir(t);
+  const nas = freezableMount(t, 64 * MiB);
+  const source = await slowImage(dir);
+  const image = { source, sourceFormat: 'qcow2', target: join(nas.dir, 'raw'), targetFormat: 'raw' };
+  writeFileSync(image.target, '');
+  nas.freeze();
+  const started = performance.now();
+  const copying = t.rejects(convertImage(tools, image, { timeoutMs: 500 }), { code: 'image-tool-failed' });
+  const pid = await until(async () => qemuImgIn(dir)[0], { what: 'qemu-img to run' });
+  await copying;
+  t.ok(performance.now() - started < 2_000);
+  t.ok(await describe(pid), 'it cannot die yet');
+  nas.thaw();
+  await until(async () => ((await describe(pid)) === null ? true : undefined), { what: 'its end' });
 });
 
 t.test('qemu-img dies with a killed engine, and belongs to no terminal', async (t) => {
