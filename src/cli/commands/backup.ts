@@ -1,0 +1,95 @@
+import { type Command, Option } from 'commander';
+import { backUp } from '../../backup/backup.ts';
+import { codeOf, QmpvaultError } from '../../base/errors.ts';
+import { type DiskName, type PointId, pointId, type VmName } from '../../base/ids.ts';
+import { parseRate } from '../../base/units.ts';
+import { initVault, type Vault } from '../../vault/vault.ts';
+import {
+  countOf,
+  folderOf,
+  fullEveryOption,
+  moreDisks,
+  qmpOption,
+  socketOf,
+  vaultOption,
+  vmArgument,
+} from '../options.ts';
+import { pointJson } from '../point-json.ts';
+import { pointSummary } from '../point-text.ts';
+import type { Shell } from '../shell.ts';
+
+interface BackupOptions {
+  readonly vault: string;
+  readonly init?: boolean;
+  readonly newVault?: boolean;
+  readonly qmp: string;
+  readonly agent?: string;
+  readonly requireQuiesce?: boolean;
+  readonly full?: boolean;
+  readonly fullEvery: number;
+  readonly exclude?: DiskName[];
+  readonly scratch?: string;
+  readonly bandwidth?: number;
+  readonly point?: PointId;
+  readonly noProgressMs?: number;
+  readonly withoutSnapshot?: boolean;
+}
+
+export function addBackup(program: Command, shell: Shell): void {
+  program
+    .command('backup')
+    .description('make a restore point of a running VM')
+    .addArgument(vmArgument())
+    .addOption(vaultOption().makeOptionMandatory())
+    .option('--init', 'make the vault when it is missing')
+    .option('--new-vault', 'with --init: also where another vault is known, which is then given up')
+    .addOption(qmpOption())
+    .option('--agent <sock>', 'the guest agent, which freezes the filesystems for the moment', socketOf)
+    .option('--require-quiesce', 'fail when the filesystems cannot be frozen')
+    .option('--full', 'begin a new chain')
+    .addOption(fullEveryOption())
+    .option('--exclude <disk>', 'leave a disk out (can be repeated)', moreDisks)
+    .option('--scratch <dir>', "where the guest's old data are kept while the backup reads", folderOf)
+    .option('--bandwidth <rate>', 'over all disks, such as 20MiB/s', (text) => parseRate(text))
+    .option('--point <id>', 'the id of the new point', (text) => pointId(text))
+    .addOption(new Option('--no-progress-ms <n>').argParser(countOf).hideHelp())
+    .addOption(new Option('--without-snapshot').hideHelp())
+    .action(async (vm: VmName, options: BackupOptions, command: Command) => {
+      await backup(shell, command, vm, options);
+    });
+}
+
+async function backup(shell: Shell, command: Command, vm: VmName, options: BackupOptions): Promise<void> {
+  const { vault: path, init, newVault, scratch, requireQuiesce, ...rest } = options;
+  if (requireQuiesce && rest.agent === undefined) {
+    throw new QmpvaultError('usage', '--require-quiesce asks the guest agent: name its socket with --agent');
+  }
+  const { output, interruption } = shell;
+  const engine = shell.engine(command, scratch === undefined ? {} : { scratchDir: scratch });
+  const vault = init ? await openOrMake(shell, path, newVault) : await shell.openVault(path);
+  using bars = shell.progressBars();
+  interruption.doing(`the backup of ${vm}`);
+  const { point, warnings } = await backUp(
+    engine,
+    vault,
+    { ...rest, vm, quiesce: requireQuiesce ? 'required' : 'auto' },
+    {
+      signal: interruption.signal,
+      onProgress: ({ phase, disks }) => {
+        interruption.doing(`the backup of ${vm} (${phase})`);
+        bars.show(disks);
+      },
+    },
+  );
+  bars.stop();
+  await output.result({ json: { point: pointJson(point), warnings }, text: pointSummary(point), warnings });
+}
+
+async function openOrMake(shell: Shell, path: string, newVault = false): Promise<Vault> {
+  try {
+    return await shell.openVault(path);
+  } catch (error) {
+    if (codeOf(error) !== 'vault-missing' && !(newVault && codeOf(error) === 'vault-away')) throw error;
+    return initVault(path, { memory: shell.memory, newVault });
+  }
+}

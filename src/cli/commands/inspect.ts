@@ -1,0 +1,49 @@
+import type { Command } from 'commander';
+import { type Inspection, inspectVm } from '../../backup/inspect.ts';
+import type { VmName } from '../../base/ids.ts';
+import { formatBytes } from '../../base/units.ts';
+import { fullEveryOption, qmpOption, vaultOption, vmArgument } from '../options.ts';
+import type { Shell } from '../shell.ts';
+import { properties, table } from '../table.ts';
+
+interface InspectOptions {
+  readonly vault?: string;
+  readonly qmp: string;
+  readonly fullEvery: number;
+}
+
+export function addInspect(program: Command, shell: Shell): void {
+  program
+    .command('inspect')
+    .description('show the disks of a VM, the health of their bitmaps, and what the next backup will be')
+    .addArgument(vmArgument())
+    .addOption(vaultOption())
+    .addOption(qmpOption())
+    .addOption(fullEveryOption())
+    .action(async (vm: VmName, { vault: path, qmp, fullEvery }: InspectOptions) => {
+      const vault = path === undefined ? null : await shell.openVault(path);
+      shell.interruption.doing(`the inspection of ${vm}`);
+      const { signal } = shell.interruption;
+      const found = await inspectVm(vault, { vm, qmp, fullEvery }, { signal });
+      await shell.output.result({ json: found, text: inspectionText(found), warnings: found.warnings });
+    });
+}
+
+export function inspectionText({ vm, disks, left, next }: Inspection): string {
+  const about = properties([
+    ['vm', `${vm.name} (${vm.uuid}), ${vm.state}`],
+    ['QEMU', vm.qemu],
+    ['next backup', next ? `${next.kind} (${next.how}): ${next.why}` : 'name the vault with --vault to know'],
+    ...left.map(({ name, why }): [string, string] => ['left out', `${name}: ${why}`]),
+    ...disks.flatMap(({ name, warnings }) => warnings.map((text): [string, string] => [name, text])),
+  ]);
+  const rows = disks.map(({ name, format, sizeBytes, device, bitmap, image }) => [
+    name,
+    format,
+    formatBytes(sizeBytes),
+    device,
+    bitmap.words,
+    image,
+  ]);
+  return `${about}\n${table(['DISK', 'FORMAT', 'SIZE', 'DEVICE', 'BITMAP', 'IMAGE'], rows, ['SIZE'])}`;
+}

@@ -1,0 +1,90 @@
+import { Argument, type Command, Option } from 'commander';
+import { QmpvaultError } from '../../base/errors.ts';
+import type { DiskName, VmName } from '../../base/ids.ts';
+import { formatBytes } from '../../base/units.ts';
+import { restorePoint } from '../../restore/restore.ts';
+import type { RestoreFormat, RestoreTarget } from '../../restore/restore-plan.ts';
+import { folderOf, moreTargets, vaultOption, vmArgument } from '../options.ts';
+import type { Shell } from '../shell.ts';
+import { table } from '../table.ts';
+
+interface RestoreOptions {
+  readonly vault: string;
+  readonly to?: string;
+  readonly disk?: Map<DiskName, string>;
+  readonly format: RestoreFormat;
+  readonly force?: boolean;
+}
+
+export function addRestore(program: Command, shell: Shell): void {
+  program
+    .command('restore')
+    .description('bring the disks of a restore point back')
+    .addArgument(vmArgument())
+    .addArgument(new Argument('[point]', "its id, a unique beginning of it, or 'latest'").default('latest'))
+    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(
+      new Option('--to <dir>', 'all disks into this folder, as <disk>.<format>')
+        .argParser(folderOf)
+        .conflicts('disk'),
+    )
+    .option('--disk <disk=target>', 'one disk to a file or block device (can be repeated)', moreTargets)
+    .addOption(
+      new Option('--format <format>', 'of what is written').choices(['qcow2', 'raw']).default('qcow2'),
+    )
+    .option('--force', 'overwrite what is there')
+    .action(async (vm: VmName, point: string, options: RestoreOptions, command: Command) => {
+      await restore(shell, command, vm, point, options);
+    });
+}
+
+async function restore(
+  shell: Shell,
+  command: Command,
+  vm: VmName,
+  point: string,
+  options: RestoreOptions,
+): Promise<void> {
+  const { format, force } = options;
+  const target = targetOf(options);
+  const vault = await shell.openVault(options.vault);
+  using bars = shell.progressBars();
+  shell.interruption.doing(`the restore of ${vm}`);
+  const { restored, warnings } = await restorePoint(
+    shell.tools(command),
+    vault,
+    { vm, point, target, format, force },
+    {
+      signal: shell.interruption.signal,
+      onProgress: ({ disks }) =>
+        bars.show(
+          disks.map(({ name, fraction, totalBytes }) => ({
+            name,
+            doneBytes: fraction * totalBytes,
+            totalBytes,
+          })),
+        ),
+    },
+  );
+  bars.stop();
+  const rows = restored.map(({ disk, path, virtualSizeBytes }) => [
+    disk,
+    formatBytes(virtualSizeBytes),
+    path,
+  ]);
+  await shell.output.result({
+    json: { restored, warnings },
+    text: table(['DISK', 'SIZE', 'RESTORED TO'], rows, ['SIZE']),
+    warnings,
+  });
+}
+
+/** @throws usage */
+function targetOf({ to, disk }: RestoreOptions): RestoreTarget {
+  if (to !== undefined) return { dir: to };
+  if (disk !== undefined) return { disks: disk };
+  throw new QmpvaultError(
+    'usage',
+    'where to? Name a folder with --to DIR, or targets with --disk DISK=TARGET',
+  );
+}

@@ -1,0 +1,71 @@
+/**
+ * What a command says. stdout carries its result and nothing else: text, or with --json exactly one document, also
+ * when it fails. Everything else goes to stderr. A reader that goes away (`qmpvault list | head`) is no failure.
+ */
+import type { Writable } from 'node:stream';
+import { codeOf, errnoOf, errorJson, exitCodeOf, messageOf } from '../base/errors.ts';
+import type { Surroundings } from './surroundings.ts';
+
+export class Output {
+  readonly isJson: boolean;
+  /** Whether somebody watches. */
+  readonly isInteractive: boolean;
+  readonly #stdout: Writable;
+  readonly #stderr: Writable;
+
+  constructor({ stdout, stderr }: Pick<Surroundings, 'stdout' | 'stderr'>, isJson: boolean) {
+    this.isJson = isJson;
+    this.isInteractive = !isJson && stderr.isTTY === true;
+    this.#stdout = stdout;
+    this.#stderr = stderr;
+    // Each write sees its own error; without a listener the stream would throw it once more.
+    for (const stream of [stdout, stderr]) stream.on('error', () => {});
+  }
+
+  /** The end of a command that did what it should. @throws what writing to stdout failed with, but EPIPE */
+  async result({
+    json,
+    text,
+    warnings = [],
+  }: {
+    json: object;
+    text: string;
+    warnings?: readonly string[];
+  }): Promise<void> {
+    if (!this.isJson) for (const warning of warnings) this.note(`warning: ${warning}`);
+    await write(this.#stdout, this.isJson ? `${JSON.stringify(json, null, 2)}\n` : text);
+  }
+
+  /** The end of a command that did not. @returns its exit code */
+  async fail(error: unknown): Promise<number> {
+    if (this.isJson) {
+      // Nothing is left to be told when this cannot be written: the exit code says it all.
+      await write(this.#stdout, `${JSON.stringify({ error: errorJson(error) }, null, 2)}\n`).catch(() => {});
+    } else {
+      this.note(messageOf(error));
+    }
+    // What somebody has to report to us, and cannot know otherwise.
+    if (codeOf(error) === 'internal' && error instanceof Error) this.#stderr.write(`${error.stack}\n`);
+    return exitCodeOf(error);
+  }
+
+  /** One line, whatever the text holds: tools quoted in it may say several. */
+  note(text: string): void {
+    this.#stderr.write(`qmpvault: ${text.trim().replace(/\s*\n\s*/g, '; ')}\n`);
+  }
+
+  help(text: string): void {
+    this.#stdout.write(text);
+  }
+
+  /** Help that nobody asked for. */
+  helpOnError(text: string): void {
+    if (!this.isJson) this.#stderr.write(text);
+  }
+}
+
+async function write(stream: Writable, text: string): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  stream.write(text, (error) => (error && errnoOf(error) !== 'EPIPE' ? reject(error) : resolve()));
+  await promise;
+}

@@ -1,0 +1,30 @@
+/** A restore point as scripts get it. A fixed shape, whatever else the manifest comes to hold. */
+import type { Manifest } from '../vault/manifest.ts';
+
+export function pointJson({ disks, timings, ...point }: Manifest) {
+  return {
+    id: point.id,
+    vm: point.vm.name,
+    kind: point.kind,
+    how: point.how,
+    why: point.why,
+    parent: point.parent,
+    createdAt: point.createdAt,
+    consistency: point.consistency,
+    sealed: point.sealed,
+    disks: disks.map(({ name, file, virtualSizeBytes, copiedBytes, storedBytes, sha256 }) => ({
+      name,
+      file,
+      virtualSizeBytes,
+      copiedBytes,
+      storedBytes,
+      sha256,
+    })),
+    timings: {
+      freezeMs: timings.freezeMs,
+      pauseMs: timings.pauseMs,
+      copyMs: timings.copyMs,
+      totalMs: timings.totalMs,
+    },
+  };
+}

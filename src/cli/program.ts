@@ -1,0 +1,59 @@
+/** argv to a command, and what it ended with to an exit code. */
+import { Command, CommanderError, Option } from 'commander';
+import { EXIT, QmpvaultError } from '../base/errors.ts';
+import { addBackup } from './commands/backup.ts';
+import { addInit } from './commands/init.ts';
+import { addInspect } from './commands/inspect.ts';
+import { addList } from './commands/list.ts';
+import { addRestore } from './commands/restore.ts';
+import { addShow } from './commands/show.ts';
+import { Interruption } from './interruption.ts';
+import { folderOf } from './options.ts';
+import { Output } from './output.ts';
+import { Shell } from './shell.ts';
+import type { Surroundings } from './surroundings.ts';
+import { VERSION } from './version.ts';
+
+/** Runs one command. Never throws. @param argv without the names of node and script @returns the exit code */
+export async function main(argv: readonly string[], surroundings: Surroundings): Promise<number> {
+  // Asked of argv itself, since a call that commander refuses is answered in JSON too.
+  const output = new Output(surroundings, argv.includes('--json'));
+  using interruption = new Interruption(surroundings.signals, (text) => output.note(text));
+  const program = makeProgram(new Shell(surroundings, output, interruption));
+  try {
+    await program.parseAsync(argv, { from: 'user' });
+    return EXIT.done;
+  } catch (error) {
+    if (!(error instanceof CommanderError)) return output.fail(error);
+    return error.exitCode === 0 ? EXIT.done : output.fail(usageError(error, program));
+  }
+}
+
+function makeProgram(shell: Shell): Command {
+  const { output } = shell;
+  const program = new Command('qmpvault')
+    .description('Backups of QEMU virtual machines over QMP: one thin qcow2 file per disk and restore point.')
+    .version(VERSION, '--version')
+    .option('--json', 'write one JSON document to stdout')
+    .option('--verbose', 'say on stderr what is done')
+    .addOption(new Option('--qemu-bin <dir>').argParser(folderOf).hideHelp())
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({
+      writeOut: (text) => output.help(text),
+      writeErr: (text) => output.helpOnError(text),
+      outputError: () => {},
+    })
+    .exitOverride();
+  for (const add of [addInit, addBackup, addInspect, addList, addShow, addRestore]) add(program, shell);
+  return program;
+}
+
+function usageError({ code, message }: CommanderError, program: Command): QmpvaultError {
+  const commands = program.commands.map((command) => command.name());
+  const isHelp = code === 'commander.help';
+  return new QmpvaultError(
+    'usage',
+    isHelp ? `name a command: ${commands.join(', ')}` : message.replace(/^error: /, ''),
+    { details: isHelp ? { commands } : {} },
+  );
+}

@@ -1,0 +1,193 @@
+/**
+ * Brings a restore point back: every disk of it, or some, as independent images. Needs neither the VM nor the
+ * daemon. Everything that can be refused is refused before the first byte is written; and the files appear under
+ * their names together at the end, each of them durable, or not at all.
+ */
+import { dirname } from 'node:path';
+import { CleanupStack } from '../base/cleanup-stack.ts';
+import { codeOf, errnoOf, errorJson, messageOf, QmpvaultError } from '../base/errors.ts';
+import type { DiskName } from '../base/ids.ts';
+import { convertImage, measureImage } from '../image/qemu-img.ts';
+import type { QemuTools } from '../image/tools.ts';
+import type { PointListing } from '../vault/points.ts';
+import type { Vault } from '../vault/vault.ts';
+import type { VmFolder } from '../vault/vm-folder.ts';
+import { checkChain } from './chain-check.ts';
+import {
+  type DiskPlan,
+  planRestore,
+  type RestoreFormat,
+  type RestoreRequest,
+  selectPoint,
+} from './restore-plan.ts';
+import { makeFolder, surveyTarget, Target, targetError } from './target.ts';
+import { type Need, oversize, refuseTooSmall } from './target-space.ts';
+
+export interface RestoreProgress {
+  readonly disks: readonly {
+    readonly name: DiskName;
+    readonly fraction: number;
+    readonly totalBytes: number;
+  }[];
+}
+
+export interface RestoreControl {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: RestoreProgress) => void) | undefined;
+}
+
+export interface RestoreResult {
+  readonly restored: readonly {
+    readonly disk: DiskName;
+    readonly path: string;
+    readonly virtualSizeBytes: number;
+  }[];
+  readonly warnings: readonly string[];
+}
+
+/** How long a change of the VM's points that is under way is waited for. */
+const CHANGE_MS = 30_000;
+
+/** A disk's plan after everything that it names was looked at. */
+interface Job extends DiskPlan, Need {
+  readonly source: string;
+}
+
+/**
+ * @throws vm-unknown, point-unknown, disk-unknown, usage, target-exists, target-unfit, link-refused, image-invalid,
+ *   manifest-invalid, vault-locked, vault-unreadable: nothing was written
+ * @throws cancelled, image-tool-failed, restore-failed, sync-failed, lease-lost: no file appeared; a block device
+ *   may be half written, and then the message says so
+ */
+export async function restorePoint(
+  tools: QemuTools,
+  vault: Vault,
+  request: RestoreRequest,
+  control: RestoreControl = {},
+): Promise<RestoreResult> {
+  const { signal } = control;
+  const vm = vault.vm(request.vm);
+  if (!(await vm.exists())) {
+    throw new QmpvaultError('vm-unknown', `the vault ${vault.path} has no VM ${vm.name}`, {
+      details: { vault: vault.path, vm: vm.name },
+    });
+  }
+  const reader = await vm.registerReader({ what: 'a restore', waitMs: CHANGE_MS, signal });
+  try {
+    const listing = await vm.points();
+    const plans = planRestore(listing.points, selectPoint(listing, request.point), request);
+    const jobs = await prepare(tools, vault, vm, plans, request, signal);
+    await write(tools, jobs, request.format, control, () => reader.assertRegistered());
+    return {
+      restored: jobs.map(({ disk, target, virtualSizeBytes }) => ({ disk, path: target, virtualSizeBytes })),
+      warnings: [
+        ...warnOfUnreadable(listing, request.point),
+        ...jobs.flatMap((job) => oversize(job, request.format) ?? []),
+      ],
+    };
+  } finally {
+    // The entry of a reader that cannot be removed lapses by itself.
+    await reader.close().catch(() => {});
+  }
+}
+
+/** All chains first, since only then may qemu-img see the images. */
+async function prepare(
+  tools: QemuTools,
+  vault: Vault,
+  vm: VmFolder,
+  plans: readonly DiskPlan[],
+  { force = false, format }: RestoreRequest,
+  signal: AbortSignal | undefined,
+): Promise<Job[]> {
+  const checked: (DiskPlan & { source: string })[] = [];
+  for (const plan of plans) checked.push({ ...plan, source: await checkChain(vm, plan) });
+
+  const jobs: Job[] = [];
+  for (const plan of checked) {
+    const site = await surveyTarget(tools, { path: plan.target, force, vaultPath: vault.path });
+    const { requiredBytes } = await measureImage(tools, { path: plan.source, format: 'qcow2' }, { signal });
+    jobs.push({ ...plan, site, requiredBytes });
+  }
+  await refuseTooSmall(jobs, format);
+  return jobs;
+}
+
+async function write(
+  tools: QemuTools,
+  jobs: readonly Job[],
+  format: RestoreFormat,
+  { signal, onProgress }: RestoreControl,
+  assertUnchanged: () => Promise<void>,
+): Promise<void> {
+  const undo = new CleanupStack();
+  const fractions = jobs.map(() => 0);
+  const tell = () =>
+    onProgress?.({
+      disks: jobs.map(({ disk, virtualSizeBytes }, i) => ({
+        name: disk,
+        fraction: fractions[i] ?? 0,
+        totalBytes: virtualSizeBytes,
+      })),
+    });
+  const targets: Target[] = [];
+  try {
+    for (const [i, job] of jobs.entries()) {
+      const folder = dirname(job.site.realPath);
+      undo.add(`the folder ${folder}`, await makeFolder(folder));
+      const target = await Target.open(job.site);
+      targets.push(target);
+      undo.add(`the unfinished ${job.target}`, () => target.discard());
+      const onFraction = (fraction: number) => {
+        fractions[i] = fraction;
+        tell();
+      };
+      tell();
+      await copy(tools, job, target, format, { signal, onProgress: onFraction });
+      await target.sync();
+      onFraction(1);
+    }
+    await assertUnchanged();
+    for (const target of targets) await target.publish();
+  } catch (error) {
+    // What cannot be undone is on a filesystem that fails already; the first error says more.
+    await undo.close().catch(() => {});
+    throw withHalfWritten(error, targets);
+  }
+}
+
+async function copy(
+  tools: QemuTools,
+  { source, disk, site }: Job,
+  { writePath }: Target,
+  format: RestoreFormat,
+  options: { signal: AbortSignal | undefined; onProgress: (fraction: number) => void },
+): Promise<void> {
+  // A raw device is written over: made anew it would be taken for empty, and keep what it held under the zeroes.
+  // The header of a qcow2 is made anew also on a device.
+  const targetExists = site.device !== null && format === 'raw';
+  const image = { source, sourceFormat: 'qcow2', target: writePath, targetFormat: format, targetExists };
+  try {
+    await convertImage(tools, image, options);
+  } catch (error) {
+    throw errnoOf(error) === 'ENOSPC' ? targetError(error, `restoring ${disk} to`, site.path) : error;
+  }
+}
+
+function withHalfWritten(error: unknown, targets: readonly Target[]): unknown {
+  const devices = targets.flatMap(({ site }) => (site.device === null ? [] : [site.path]));
+  if (devices.length === 0) return error;
+  return new QmpvaultError(
+    codeOf(error),
+    `${messageOf(error)}. Not complete, and not what it held before: ${devices.join(', ')}.`,
+    { details: { ...errorJson(error).details, devices }, cause: error },
+  );
+}
+
+/** Which point is the latest is uncertain then. */
+function warnOfUnreadable({ broken }: PointListing, selector: string): string[] {
+  if (selector !== 'latest') return [];
+  return broken.map(
+    ({ id, error }) => `the point ${id} cannot be read and was passed over: ${error.message}`,
+  );
+}
