@@ -13,7 +13,7 @@ export type Attach =
   | 'cdrom';
 
 export interface DiskSpec {
-  /** letters, digits, dashes; the id of the device, the name of the node, the beginning of the file name */
+  /** letters, digits, dashes, at most 20: the device's id and serial number, the node's name, the image's name */
   readonly name: string;
   /** a multiple of 64 KiB */
   readonly sizeBytes: number;
@@ -102,7 +102,7 @@ function topNode({ name, throttle }: DiskSpec): string {
 
 function deviceArgs(disk: FixtureDisk, nextIdeBus: () => number): string[] {
   const { name, attach, iothread } = disk;
-  const drive = `drive=${topNode(disk)},id=${name}`;
+  const drive = `drive=${topNode(disk)},id=${name},serial=${name}`;
   const thread = iothread ? `,iothread=thread-${name}` : '';
   const args = iothread ? ['-object', `iothread,id=thread-${name}`] : [];
   switch (attach) {
@@ -116,7 +116,7 @@ function deviceArgs(disk: FixtureDisk, nextIdeBus: () => number): string[] {
     case 'cdrom':
       return ['-device', `ide-cd,bus=ide.${nextIdeBus()},${drive}`];
     case 'nvme':
-      return ['-device', `nvme,serial=${name},${drive}`];
+      return ['-device', `nvme,${drive}`];
     case 'nameless':
       return [];
   }

@@ -1,15 +1,19 @@
 /** An engine whose every folder is a test's own, and what tests of backups need around it. */
 import { mkdirSync } from 'node:fs';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Test } from 'tap';
 import { backUp } from '../../src/backup/backup.ts';
 import type { BackupRequest, BackupResult, Engine } from '../../src/backup/engine.ts';
 import { vmName } from '../../src/base/ids.ts';
 import { silent } from '../../src/base/log.ts';
 import { noSteps, type ReachStep } from '../../src/base/steps.ts';
 import { qemuTools } from '../../src/image/tools.ts';
+import type { Manifest } from '../../src/vault/manifest.ts';
 import { VaultMemory } from '../../src/vault/memory.ts';
 import { initVault, type Vault } from '../../src/vault/vault.ts';
 import type { FixtureVm } from '../../vm-fixtures/guestless.ts';
+import { difference } from './images.ts';
 import { type Teardown, tempDir } from './temp-dir.ts';
 
 export interface TestSite {
@@ -55,4 +59,61 @@ export async function testSite(
         { signal },
       ),
   };
+}
+
+/** The pid of the writer of the run under way. */
+export async function writerPid({ engine }: TestSite): Promise<number> {
+  for (const name of await readdir(engine.runtimeDir)) {
+    const text = await readFile(join(engine.runtimeDir, name, 'pid'), 'latin1').catch(() => null);
+    if (text !== null) return Number(text.split(' ')[0]);
+  }
+  throw new Error('no writer is running');
+}
+
+/** Nothing of ours is left in the VM but `bitmaps` per disk, and nothing in the engine's folders. */
+export async function expectClean(
+  t: Test,
+  site: TestSite,
+  vm: FixtureVm,
+  { bitmaps }: { bitmaps: number },
+): Promise<void> {
+  const left = await vm.leftovers();
+  t.strictSame(
+    [left.nodes, left.jobs, left.exports],
+    [[], [], []],
+    'no node, job or export of ours in the VM',
+  );
+  const perDisk = new Map<string, number>();
+  for (const { node } of left.bitmaps) perDisk.set(node, (perDisk.get(node) ?? 0) + 1);
+  const expected = bitmaps === 0 ? [] : vm.disks.map(() => bitmaps);
+  t.strictSame([...perDisk.values()], expected, `${bitmaps} bitmap(s) per disk`);
+  const folders = [site.engine.runtimeDir, site.engine.scratchDir, join(site.engine.stateDir, 'runs')];
+  const names = await Promise.all(folders.map((folder) => readdir(folder).catch(() => [])));
+  t.strictSame(names.flat(), [], 'no folder, socket or journal of a run');
+  const staging = await readdir(join(site.vault.path, 'vm1')).catch(() => []);
+  t.strictSame(
+    staging.filter((name) => name.startsWith('.staging') || name === 'lease.json'),
+    [],
+    'no staging, no lease',
+  );
+}
+
+/** Every disk of a point reads as the truth that was kept of it in `<dir>/<point>-<disk>`. */
+export async function expectTruth(t: Test, site: TestSite, vm: FixtureVm, point: Manifest): Promise<void> {
+  for (const [i, disk] of point.disks.entries()) {
+    const truth = join(site.dir, `truth-${point.id}-${vm.disks[i]?.name}`);
+    const file = join(site.vault.path, 'vm1', point.id, disk.file);
+    t.strictSame(await difference(file, truth), null, `${disk.name} of ${point.id} is as it was`);
+  }
+}
+
+/** Backs up a VM in which nothing else writes meanwhile, and keeps the truth of that point. */
+export async function backUpWithTruth(
+  site: TestSite,
+  vm: FixtureVm,
+  wishes: Partial<BackupRequest> = {},
+): Promise<Manifest> {
+  const { point } = await site.backUp(vm, wishes);
+  for (const { name } of vm.disks) await vm.truth(name, join(site.dir, `truth-${point.id}-${name}`));
+  return point;
 }

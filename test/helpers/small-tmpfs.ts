@@ -13,6 +13,11 @@ export function smallTmpfs(t: Teardown, sizeBytes: number): string {
   return dir;
 }
 
+/** There is room again. */
+export function growTmpfs(dir: string, sizeBytes: number): void {
+  asRoot('mount', '-o', `remount,size=${sizeBytes}`, dir);
+}
+
 function asRoot(...command: string[]): void {
   const [program = '', ...args] = process.getuid?.() === 0 ? command : ['sudo', '-n', ...command];
   execFileSync(program, args);

@@ -1,6 +1,8 @@
 import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { execa } from 'execa';
 import t from 'tap';
+import { GuestAgent } from '../../qmp/index.ts';
 import { until } from '../../src/base/deadline.ts';
 import { MiB } from '../../src/base/units.ts';
 import { BACKING_PATTERN, createDisk, type DiskSpec, startVm } from '../../vm-fixtures/guestless.ts';
@@ -9,7 +11,7 @@ import { difference, sha256 } from '../helpers/images.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { smallTmpfs } from '../helpers/small-tmpfs.ts';
 import { processesIn, tempDir } from '../helpers/temp-dir.ts';
-import { testVm } from '../helpers/vm.ts';
+import { testGuest, testVm } from '../helpers/vm.ts';
 
 const sizeBytes = 16 * MiB;
 
@@ -155,4 +157,30 @@ t.test('a temporary folder ends with the processes that use it', async (t) => {
 t.test('a small filesystem fills up', async (t) => {
   const dir = smallTmpfs(t, MiB);
   t.throws(() => writeFileSync(join(dir, 'file'), Buffer.alloc(2 * MiB)), { code: 'ENOSPC' });
+});
+
+t.test('a real guest boots, takes commands and keeps its files over a restart', async (t) => {
+  const disks: DiskSpec[] = [
+    { name: 'data', sizeBytes: 64 * MiB },
+    { name: 'more', sizeBytes: 64 * MiB, attach: 'virtio-scsi', iothread: true },
+    { name: 'fast', sizeBytes: 64 * MiB, attach: 'nvme' },
+  ];
+  const guest = await testGuest(t, { qemu: '7.2', disks });
+  t.same(await guest.run('echo one; echo two >&2; exit 3'), { output: 'one\ntwo\n', status: 3 });
+  for (const { name } of disks) await guest.sh(`echo ${name} >/mnt/${name}/file`);
+
+  const agent = await GuestAgent.connect({ path: guest.agentSocket });
+  t.teardown(() => agent.close());
+  t.equal(await agent.freeze({ timeoutMs: 10_000 }), 3);
+  t.equal(await agent.thaw({ timeoutMs: 10_000 }), 3);
+
+  await guest.restart();
+  t.equal(await guest.sh('cat /mnt/data/file /mnt/more/file /mnt/fast/file'), 'data\nmore\nfast\n');
+});
+
+t.test('a guest does not hide that a filesystem is gone', async (t) => {
+  const guest = await testGuest(t, { qemu: '7.2', disks: [{ name: 'data', sizeBytes: 64 * MiB }] });
+  await guest.shutdown();
+  await execa('qemu-io', ['-f', 'qcow2', '-c', 'write -P 1 0 1M', guest.vm.disk('data').image]);
+  await t.rejects(guest.restart(), { code: 'guest-io' });
 });
