@@ -183,7 +183,6 @@ export class QmpClient {
     this.#apply(this.#session.ended(reason));
     this.#ready.reject(reason ?? connectionClosed(this.#path));
     for (const listener of this.#listeners) listener.end(reason);
-    this.#listeners.clear();
     this.#closed.resolve(reason);
   }
 }

@@ -81,7 +81,7 @@ export class Transport {
     socket.on('error', (cause) => this.#lost(cause));
     socket.on('close', () => {
       this.#closed.resolve();
-      // A reset gives no 'end' to the parser. After an orderly end the parser still has lines to hand out.
+      // A reset gives the parser no end; after an orderly one it may still have lines to hand out.
       if (!socket.readableEnded) this.#lost();
     });
     if (options.garbage === 'skip') socket.on('data', breakLines);

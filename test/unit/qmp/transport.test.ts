@@ -12,6 +12,10 @@ import { ScriptedPeer } from '../../helpers/scripted-peer.ts';
 class ChunkedSocket extends Duplex {
   written = Buffer.alloc(0);
 
+  constructor() {
+    super({ allowHalfOpen: false });
+  }
+
   override _read(): void {}
 
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {
@@ -109,6 +113,23 @@ t.test(
     t.match(end, { code: 'qmp-closed' });
   },
 );
+
+t.test('lines that still wait in the parser when the socket closes arrive before its end', async (t) => {
+  const socket = new ChunkedSocket();
+  const ended = Promise.withResolvers<QmpError | null>();
+  let count = 0;
+  new Transport(socket as unknown as Socket, {
+    garbage: 'fatal',
+    onValue: () => {
+      count += 1;
+    },
+    onEnd: ended.resolve,
+  });
+  for (let chunk = 0; chunk < 100; chunk += 1) socket.push(Buffer.from('{}\n'.repeat(100)));
+  socket.push(null);
+  t.match(await ended.promise, { code: 'qmp-closed' });
+  t.equal(count, 10_000);
+});
 
 t.test('a line that is no JSON ends the connection, and nothing after it is handed on', async (t) => {
   const { values, end } = await receive(['{"a":1}\nhello\n{"b":1}\n', '{"c":1}\n']);
