@@ -86,6 +86,7 @@ t.test('who waits gets the lease when it is released', async (t) => {
   const { folder } = vmFolder(t);
   const first = await acquireLease(folder, WHAT);
   const waiting = acquireLease(folder, { ...WHAT, waitMs: 10_000 });
+  await t.rejects(acquireLease(folder, WHAT), { code: 'vault-locked' }, 'by now the other one waits');
   await first.release();
   await using second = await waiting;
   await second.assertHeld();
