@@ -9,7 +9,7 @@ import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { QmpvaultError } from '../base/errors.ts';
-import { ioError, isErrno } from './io-error.ts';
+import { ioError, isErrno, unlessMissing } from './io-error.ts';
 import { TEMPORARY_PREFIX } from './layout.ts';
 
 /** A name beside the given one that no other process has. */
@@ -114,11 +114,9 @@ export async function removeDurably(path: string): Promise<void> {
   }
 }
 
-/** Removes what killed writers left in a folder. Only for the holder of the lease. */
+/** Removes what killed writers left in a folder, if there is one. Only for the holder of the lease. */
 export async function sweepTemporaries(folder: string): Promise<void> {
-  const names = await fs.readdir(folder).catch((error: unknown) => {
-    throw ioError(error, 'listing', folder);
-  });
+  const names = (await unlessMissing(fs.readdir(folder), 'listing', folder)) ?? [];
   for (const name of names.filter((name) => name.startsWith(TEMPORARY_PREFIX))) {
     await fs.rm(join(folder, name), { force: true });
   }

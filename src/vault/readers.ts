@@ -19,6 +19,7 @@ import {
   standingOfClaim,
   TERM_MS,
 } from './claim.ts';
+import { sweepTemporaries } from './durable.ts';
 import { ioError, isErrno, unlessMissing } from './io-error.ts';
 import { LEASE_FILE, READERS_FOLDER } from './layout.ts';
 import { isJournalOpen, type Lease } from './lease.ts';
@@ -72,10 +73,14 @@ export async function registerReader(
 ): Promise<Reader> {
   return until(
     async () => {
-      const claim = await tryClaim(folder, what);
-      if (!(await isBeingChanged(folder))) return new Reader(claim);
+      const reader = new Reader(await tryClaim(folder, what));
+      const isClosed = await isBeingChanged(folder).catch(async (error: unknown) => {
+        await reader.close().catch(() => {});
+        throw error;
+      });
+      if (!isClosed) return reader;
       // A changer may be waiting for us in turn.
-      await claim?.release();
+      await reader.close();
       return undefined;
     },
     {
@@ -111,9 +116,10 @@ export async function waitForReaders(lease: Lease, { waitMs = 0, signal }: WaitO
   );
 }
 
-/** Removes the entries of readers that are gone. Only for the holder of the lease. */
+/** Removes what readers that are gone left. Only for the holder of the lease. */
 export async function sweepReaders(folder: string): Promise<void> {
   await livingReaders(folder);
+  await sweepTemporaries(join(folder, READERS_FOLDER));
 }
 
 async function livingReaders(folder: string): Promise<(ClaimRecord | null)[]> {

@@ -174,10 +174,12 @@ t.test(
     await publishPoint(vm, lease, 'p1');
     renameSync(join(vm.path, 'p1'), join(vm.path, '.removed-p1'));
     await vm.createStaging(point('p2'), lease);
-    writeFileSync(join(vm.path, '.tmp-0123'), '');
+    mkdirSync(join(vm.path, 'readers'));
+    for (const folder of ['.', 'readers']) writeFileSync(join(vm.path, folder, '.tmp-0123'), '');
     await lease.release();
     await leaseOf(t, vm);
-    t.same(readdirSync(vm.path).toSorted(), ['.staging-p2', 'lease.json']);
+    t.same(readdirSync(vm.path).toSorted(), ['.staging-p2', 'lease.json', 'readers']);
+    t.same(readdirSync(join(vm.path, 'readers')), []);
   },
 );
 
