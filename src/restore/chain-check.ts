@@ -4,7 +4,7 @@
  * it into the restored disk. So nothing is opened by QEMU that is not exactly what the manifests say.
  */
 import * as fs from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { type ErrorCode, errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { type Qcow2Header, readQcow2Header } from '../image/qcow2-header.ts';
 import { checkBackingLink } from '../vault/links.ts';
@@ -12,13 +12,29 @@ import type { VmFolder } from '../vault/vm-folder.ts';
 import type { DiskPlan, Layer } from './restore-plan.ts';
 
 /**
- * The path to give to qemu-img, free of symbolic links.
+ * The VM's folder without symbolic links: the vault may be reached through some, its inside may not.
+ * @throws link-refused, vault-unreadable
+ */
+export async function realFolder(vm: VmFolder): Promise<string> {
+  const [vault, real] = await Promise.all([fs.realpath(dirname(vm.path)), fs.realpath(vm.path)]).catch(
+    (error: unknown) => {
+      throw unreadable(vm.path, error);
+    },
+  );
+  if (real === join(vault, vm.name)) return real;
+  throw refusal('link-refused', vm.path, `is a symbolic link to ${real}`);
+}
+
+/**
+ * @param folder the VM's, without symbolic links
+ * @returns the image to give to qemu-img
  * @throws link-refused, image-invalid, vault-unreadable
  */
-export async function checkChain(vm: VmFolder, { disk, layers }: DiskPlan): Promise<string> {
+export async function checkChain(folder: string, { disk, layers }: DiskPlan): Promise<string> {
   const paths: string[] = [];
   for (const layer of layers) {
-    const path = await realImage(vm, layer);
+    const path = join(folder, layer.point, layer.file);
+    await checkFile(path, layer);
     checkHeader(path, layer, await readQcow2Header(path));
     paths.push(path);
   }
@@ -27,23 +43,18 @@ export async function checkChain(vm: VmFolder, { disk, layers }: DiskPlan): Prom
   return top;
 }
 
-/** The vault itself may be reached through symbolic links, its inside may not. */
-async function realImage(vm: VmFolder, layer: Layer): Promise<string> {
-  const path = join(vm.path, layer.point, layer.file);
+async function checkFile(path: string, layer: Layer): Promise<void> {
   try {
-    const [vault, real] = await Promise.all([fs.realpath(join(vm.path, '..')), fs.realpath(path)]);
-    if (real !== join(vault, vm.name, layer.point, layer.file)) {
-      throw refusal('link-refused', path, `is a symbolic link to ${real}`);
-    }
+    const real = await fs.realpath(path);
+    if (real !== path) throw refusal('link-refused', path, `is a symbolic link to ${real}`);
     // Not a device or a FIFO either: opening one can have effects, and reading from one never ends.
-    const found = await fs.stat(real);
+    const found = await fs.stat(path);
     if (!found.isFile()) throw refusal('image-invalid', path, 'is no regular file');
     // QEMU reads zeroes behind the end of a file: a cut-off image would be restored with holes, in silence.
     if (found.size < layer.storedBytes) {
       const sizes = `is cut off: it has ${found.size} bytes, its manifest says ${layer.storedBytes}`;
       throw refusal('image-invalid', path, sizes);
     }
-    return real;
   } catch (error) {
     if (error instanceof QmpvaultError) throw error;
     const errno = errnoOf(error);
@@ -56,10 +67,7 @@ async function realImage(vm: VmFolder, layer: Layer): Promise<string> {
       );
     }
     if (errno === 'ELOOP') throw refusal('link-refused', path, 'is a symbolic link that leads nowhere');
-    throw new QmpvaultError('vault-unreadable', `cannot look at ${path}: ${messageOf(error)}`, {
-      details: { path, errno: errno ?? null },
-      cause: error,
-    });
+    throw unreadable(path, error);
   }
 }
 
@@ -89,4 +97,11 @@ function refusal(
   then = 'Nothing was restored.',
 ): QmpvaultError {
   return new QmpvaultError(code, `${path} ${problem}. ${then}`, { details: { path, problem } });
+}
+
+function unreadable(path: string, error: unknown): QmpvaultError {
+  return new QmpvaultError('vault-unreadable', `cannot look at ${path}: ${messageOf(error)}`, {
+    details: { path, errno: errnoOf(error) ?? null },
+    cause: error,
+  });
 }

@@ -11,8 +11,7 @@ import { convertImage, measureImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
 import type { PointListing } from '../vault/points.ts';
 import type { Vault } from '../vault/vault.ts';
-import type { VmFolder } from '../vault/vm-folder.ts';
-import { checkChain } from './chain-check.ts';
+import { checkChain, realFolder } from './chain-check.ts';
 import {
   type DiskPlan,
   planRestore,
@@ -72,11 +71,12 @@ export async function restorePoint(
       details: { vault: vault.path, vm: vm.name },
     });
   }
+  const folder = await realFolder(vm);
   const reader = await vm.registerReader({ what: 'a restore', waitMs: CHANGE_MS, signal });
   try {
     const listing = await vm.points();
     const plans = planRestore(listing.points, selectPoint(listing, request.point), request);
-    const jobs = await prepare(tools, vault, vm, plans, request, signal);
+    const jobs = await prepare(tools, vault, folder, plans, request, signal);
     await write(tools, jobs, request.format, control, () => reader.assertRegistered());
     return {
       restored: jobs.map(({ disk, target, virtualSizeBytes }) => ({ disk, path: target, virtualSizeBytes })),
@@ -95,13 +95,13 @@ export async function restorePoint(
 async function prepare(
   tools: QemuTools,
   vault: Vault,
-  vm: VmFolder,
+  folder: string,
   plans: readonly DiskPlan[],
   { force = false, format }: RestoreRequest,
   signal: AbortSignal | undefined,
 ): Promise<Job[]> {
   const checked: (DiskPlan & { source: string })[] = [];
-  for (const plan of plans) checked.push({ ...plan, source: await checkChain(vm, plan) });
+  for (const plan of plans) checked.push({ ...plan, source: await checkChain(folder, plan) });
 
   const jobs: Job[] = [];
   for (const plan of checked) {
