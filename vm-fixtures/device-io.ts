@@ -30,7 +30,7 @@ export class DeviceIo {
     const line = { 'command-line': `qemu-io -d ${qdev} "${command}"` };
     const reply = await this.#qmp.execute('human-monitor-command', line, { timeoutMs: TIMEOUT_MS });
     // The reply only names a missing device; what qemu-io itself says goes to the VM's stdout and stderr.
-    let output = `${reply}${this.#process.newOutput()}`;
+    let output = withoutNbd(`${reply}${this.#process.newOutput()}`);
     if (command.startsWith('aio_')) output ||= await this.#lateOutput(command);
     const tookMs = performance.now() - started;
     if (/^Error|failed|not found|invalid|argument|read-only/im.test(output)) {
@@ -44,4 +44,9 @@ export class DeviceIo {
     const what = `the end of ${command}`;
     return until(async () => this.#process.newOutput() || undefined, { what, timeoutMs: TIMEOUT_MS });
   }
+}
+
+/** What QEMU prints of a backup's target that went away is no answer to the guest's write. */
+function withoutNbd(output: string): string {
+  return output.replace(/^.*Failed flush for\s+'nbd\+unix:.*\n/gm, '');
 }

@@ -1,10 +1,10 @@
 /**
  * The copying of one run: one `blockdev-backup` per disk, all started in one transaction, followed to their end.
  *
- * A hung NAS shows itself only as jobs that make no progress. While their I/O is in flight, a `stop`, a reset or a
- * `qom-set` would hang QEMU's main loop and with it the guest, whoever sends it. So this class sends none, gives up
- * after `noProgressMs`, and on the guest's RESET, SHUTDOWN and STOP events asks at once whether the main loop still
- * answers: the reset may be waiting for our I/O right then. Ending the jobs is the business of unwinding.
+ * A hung NAS shows itself as jobs that make no progress. While their I/O is in flight, a `stop`, a reset or a
+ * `qom-set`, whoever sends it, hangs QEMU's main loop and with it the guest. So this class sends none, and gives up
+ * after `noProgressMs`, or at once when the main loop falls silent: a guest's reset may be waiting for our I/O right
+ * then (the RESET event comes only after that wait (m)). Ending the jobs is the business of unwinding.
  */
 import { z } from 'zod';
 import { type EventListener, type QmpClient, QmpError, type QmpEvent } from '../../qmp/index.ts';
@@ -35,7 +35,7 @@ export interface FollowOptions {
   readonly bandwidth?: number | undefined;
   readonly noProgressMs?: number | undefined;
   readonly onProgress?: ((progress: readonly CopyProgress[]) => void) | undefined;
-  /** Called about four times a second; throws to end the run (scratch running out). */
+  /** Called about five times a second; throws to end the run (scratch running out). */
   readonly check?: (() => Promise<void>) | undefined;
 }
 
@@ -50,10 +50,9 @@ const JobsReply = z.array(
 );
 type Job = z.infer<typeof JobsReply>[number];
 
-const TICK_MS = 250;
-const GUEST_EVENTS = new Set(['STOP', 'RESET', 'SHUTDOWN']);
-/** How long the main loop may be silent after such an event: it is the guest that waits meanwhile. */
-const PROBE_MS = 250;
+const TICK_MS = 200;
+/** How long the main loop may be silent: it is the guest that waits meanwhile. */
+const SILENCE_MS = 400;
 /** block-copy's largest single request; under a low bandwidth limit progress comes in steps of this size. */
 const CHUNK_BYTES = MiB;
 
@@ -82,7 +81,9 @@ export class CopyJobs {
   private constructor(client: QmpClient, run: RunId, indexes: readonly number[]) {
     this.#client = client;
     this.#indexOf = new Map(indexes.map((index) => [runJob(run, index), index]));
-    this.#listener = client.listen((event) => this.#concerns(event));
+    this.#listener = client.listen(
+      ({ name, data }) => name === 'JOB_STATUS_CHANGE' && this.#indexOf.has(String(data['id'])),
+    );
   }
 
   /**
@@ -134,7 +135,7 @@ export class CopyJobs {
     let moved = { bytes: -1, at: performance.now() };
     for (;;) {
       throwIfAborted(signal);
-      const jobs = await this.#read(noProgressMs);
+      const jobs = await this.#read();
       const progress = jobs.map((job) => this.#progressOf(job));
       onProgress?.(progress);
       this.#refuseFailed(jobs);
@@ -147,17 +148,12 @@ export class CopyJobs {
       if (bytes !== moved.bytes || running.length === 0) moved = { bytes, at: performance.now() };
       if (performance.now() - moved.at > patienceMs) throw stalled(patienceMs);
       await check?.();
-      await this.#change(signal, noProgressMs);
+      await this.#change(signal);
     }
   }
 
-  #concerns(event: QmpEvent): boolean {
-    if (GUEST_EVENTS.has(event.name)) return true;
-    return event.name === 'JOB_STATUS_CHANGE' && this.#indexOf.has(String(event.data['id']));
-  }
-
   /** Waits for an event worth another look, or for the tick. */
-  async #change(signal: AbortSignal | undefined, noProgressMs: number): Promise<void> {
+  async #change(signal: AbortSignal | undefined): Promise<void> {
     const end = performance.now() + TICK_MS;
     for (;;) {
       const left = end - performance.now();
@@ -170,20 +166,16 @@ export class CopyJobs {
         if (error instanceof QmpError && error.code === 'qmp-timeout') return;
         throw error;
       }
-      if (GUEST_EVENTS.has(event.name)) {
-        await this.#read(Math.min(PROBE_MS, noProgressMs));
-        return;
-      }
       if (['concluded', 'waiting', 'aborting'].includes(String(event.data['status']))) return;
     }
   }
 
-  async #read(timeoutMs: number): Promise<Job[]> {
+  async #read(): Promise<Job[]> {
     try {
-      const jobs = JobsReply.parse(await this.#client.execute('query-jobs', {}, { timeoutMs }));
+      const jobs = JobsReply.parse(await this.#client.execute('query-jobs', {}, { timeoutMs: SILENCE_MS }));
       return jobs.filter((job) => this.#indexOf.has(job.id));
     } catch (error) {
-      if (error instanceof QmpError && error.code === 'qmp-timeout') throw stalled(timeoutMs, error);
+      if (error instanceof QmpError && error.code === 'qmp-timeout') throw stalled(SILENCE_MS, error);
       throw error;
     }
   }

@@ -7,8 +7,10 @@
  *   header still names the format `copy-before-wri`, with which the VM could not start again, so that is warned of.
  *
  * Jobs are ended first: while one has I/O in flight to a hung writer, a `qom-set` or `blockdev-del` would hang
- * QEMU's main loop. `job-cancel` alone leaves such a job running; an out-of-band `yank` of its target frees it,
- * also when the main loop hangs already. Where yank is missing (< 6.0), killing the writer is what is left.
+ * QEMU's main loop. `job-cancel` alone leaves such a job running. An out-of-band `yank` of its target frees it, also
+ * when the main loop hangs already, but not when a request was just being sent: a unix socket that was shut down
+ * does not become writable while the peer has not read (m, 7.2 to 11.1). Then the death of the writer does, which in
+ * turn may not come while it sleeps in the kernel on a hung NFS, with its requests received. So: both, at once.
  */
 import { z } from 'zod';
 import { type QmpClient, QmpError } from '../../qmp/index.ts';
@@ -36,6 +38,8 @@ const NodeOptionsReply = z.array(
   }),
 );
 
+/** A main loop that does not answer in this time may hang, and the guest with it; the jobs are to end anyway. */
+const SILENCE_MS = 100;
 const CANCEL_MS = 1_500;
 const YANK_MS = 5_000;
 
@@ -92,14 +96,10 @@ async function endJobs({ client, owns, canYank, killWriter }: UnwindOptions): Pr
     }
   };
   try {
-    await cancelWorking(client, ours);
-    let over = await concluded(CANCEL_MS);
-    if (!over && canYank) {
-      await yankTargets(client, owns);
-      over = await concluded(YANK_MS);
-    }
+    const answered = await cancelWorking(client, ours);
+    let over = answered && (await concluded(CANCEL_MS));
     if (!over) {
-      await killWriter();
+      await Promise.all([canYank ? yankTargets(client, owns) : undefined, killWriter()]);
       over = await concluded(YANK_MS);
     }
     if (!over) {
@@ -114,19 +114,26 @@ async function endJobs({ client, owns, canYank, killWriter }: UnwindOptions): Pr
   }
 }
 
+/** @returns whether the main loop answers */
 async function cancelWorking(
   client: QmpClient,
   ours: (timeoutMs: number) => Promise<{ id: string; status: string }[]>,
-): Promise<void> {
+): Promise<boolean> {
   try {
-    for (const { id, status } of await ours(CANCEL_MS)) {
-      if (status !== 'concluded') await client.execute('job-cancel', { id }, { timeoutMs: CANCEL_MS });
+    for (const { id, status } of await ours(SILENCE_MS)) {
+      if (status === 'concluded') continue;
+      // A refusal: it ended by itself.
+      await client.execute('job-cancel', { id }, { timeoutMs: SILENCE_MS }).catch(unlessRefused);
     }
+    return true;
   } catch (error) {
-    // A refusal: it ended by itself. No answer: the main loop hangs, which is what yank is for.
-    if (!(error instanceof QmpError && (error.code === 'qmp-command' || error.code === 'qmp-timeout')))
-      throw error;
+    if (error instanceof QmpError && error.code === 'qmp-timeout') return false;
+    throw error;
   }
+}
+
+function unlessRefused(error: unknown): void {
+  if (!(error instanceof QmpError && error.code === 'qmp-command')) throw error;
 }
 
 /** Asks yank itself what can be yanked: it answers out of band, the block graph may not. */

@@ -1,0 +1,64 @@
+/**
+ * Rows 27 and 38: the NAS hangs, so the writer hangs, and while it does the guest is reset, stopped and continued
+ * from outside.
+ */
+import t from 'tap';
+import { MiB } from '../../src/base/units.ts';
+import { qemuBin } from '../../vm-fixtures/guestless.ts';
+import { backUpWithTruth, expectClean, expectTruth, testSite, writerPid } from '../helpers/engine.ts';
+import { GuestWriter } from '../helpers/guest-writer.ts';
+import { qemuVersions } from '../helpers/qemu-versions.ts';
+import { testVm } from '../helpers/vm.ts';
+
+const NO_PROGRESS_MS = 2_000;
+
+const outside: [string, readonly string[]][] = [
+  ['nobody does anything', []],
+  ['the guest is reset', ['system_reset']],
+  ['the VM is stopped and continued', ['stop', 'cont']],
+];
+
+for (const qemu of qemuVersions(['7.2', '11.1'])) {
+  for (const [what, commands] of outside) {
+    t.test(`QEMU ${qemu}: the NAS hangs, and ${what}`, async (t) => {
+      const vm = await testVm(t, {
+        qemu,
+        disks: [
+          { name: 'vda', sizeBytes: 64 * MiB },
+          { name: 'vdb', sizeBytes: 64 * MiB, attach: 'virtio-scsi', iothread: true },
+        ],
+      });
+      const site = await testSite(t, { bin: qemuBin(qemu) });
+      for (const { name } of vm.disks) await vm.write(name, 1, 16 * MiB, 32 * MiB);
+      const first = await backUpWithTruth(site, vm);
+      for (const { name } of vm.disks) await vm.write(name, 2, 16 * MiB, 16 * MiB);
+
+      const writer = await GuestWriter.start(vm, 'vda');
+      let hung = 0;
+      const run = site.backUp(vm, {
+        noProgressMs: NO_PROGRESS_MS,
+        steps: async (step) => {
+          if (step !== 'jobs') return;
+          hung = await writerPid(site);
+          process.kill(hung, 'SIGSTOP');
+        },
+      });
+      run.catch(() => {});
+      await writer.progress(50);
+      while (hung === 0) await writer.progress();
+      for (const command of commands) await vm.qmp.execute(command);
+      await t.rejects(run, { code: 'run-stalled' });
+      await writer.progress(5);
+      const { errors, worstMs } = await writer.stop();
+      t.not(hung, 0, 'the writer was stopped');
+      t.strictSame(errors, [], 'no write of the guest failed');
+      t.ok(worstMs < 1_000, `no write of the guest stalled (worst: ${worstMs.toFixed(1)} ms)`);
+      await expectClean(t, site, vm, { bitmaps: 1 });
+
+      const second = await backUpWithTruth(site, vm);
+      t.equal(second.how, 'tracked');
+      await expectTruth(t, site, vm, first);
+      await expectTruth(t, site, vm, second);
+    });
+  }
+}

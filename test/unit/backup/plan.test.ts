@@ -1,0 +1,136 @@
+import t from 'tap';
+import { type BitmapHealth, type Facts, planBackup } from '../../../src/backup/plan.ts';
+import {
+  type BitmapName,
+  diskName,
+  type PointId,
+  type RunId,
+  type VaultId,
+  vmName,
+} from '../../../src/base/ids.ts';
+import type { Manifest } from '../../../src/vault/manifest.ts';
+
+const GiB = 1024 ** 3;
+let clock = Date.UTC(2026, 10, 20);
+
+function point(id: string, parent: string | null, over: Partial<Manifest> = {}): Manifest {
+  clock += 60_000;
+  const kind = parent === null ? 'full' : 'incremental';
+  const source = {
+    image: '/images/vda.qcow2',
+    format: 'qcow2',
+    node: 'n',
+    device: '/machine/peripheral/vda',
+  };
+  const disk = (name: string) => ({
+    name: diskName(name),
+    kind: kind as 'full' | 'incremental',
+    file: `${name}.qcow2`,
+    virtualSizeBytes: GiB,
+    copiedBytes: 0,
+    storedBytes: 0,
+    sha256: null,
+    bitmap: { name: bitmapOf(id, name), pattern: [] },
+    granularityBytes: 65536,
+    source,
+  });
+  return {
+    format: 1,
+    id: id as PointId,
+    vm: { name: vmName('web1'), uuid: 'u' },
+    vault: '0'.repeat(32) as VaultId,
+    createdAt: new Date(clock).toISOString(),
+    kind,
+    parent: parent as PointId | null,
+    how: 'first',
+    why: '',
+    consistency: 'crash',
+    sealed: false,
+    disks: [disk('vda'), disk('vdb')],
+    left: [],
+    timings: { freezeMs: null, pauseMs: null, copyMs: 0, totalMs: 0 },
+    versions: { engine: 'test', qemu: 'test', format: 1 },
+    run: '00000000' as RunId,
+    ...over,
+  };
+}
+
+const bitmapOf = (id: string, disk: string) => `bitmap of ${disk} at ${id}` as BitmapName;
+const tracked = (of: Manifest, name: string): BitmapHealth => ({
+  state: 'tracked',
+  name: bitmapOf(of.id, name),
+  point: of,
+});
+const lost: BitmapHealth = { state: 'lost', why: 'it has none' };
+
+const first = point('p1', null);
+const second = point('p2', 'p1');
+
+/** Two disks tracked from the newest of two points, no wishes: what each row changes of that. */
+function facts(over: Partial<Facts> & { vda?: Partial<Facts['disks'][0]>; names?: string[] } = {}): Facts {
+  const { vda, names = ['vda', 'vdb'], ...rest } = over;
+  const newest = rest.points?.at(-1) ?? second;
+  return {
+    points: [first, second],
+    broken: [],
+    disks: names.map((name) => ({
+      name: diskName(name),
+      sizeBytes: GiB,
+      bitmap: tracked(newest, name),
+      ...(name === 'vda' ? vda : {}),
+    })),
+    wishes: { full: false, fullEvery: 10 },
+    chainTrouble: null,
+    ...rest,
+  };
+}
+
+const sealed = point('p3', 'p2', { sealed: true });
+const table: [string, Facts, string][] = [
+  ['changes that are tracked on all disks', facts(), 'incremental tracked'],
+  ['no point yet', facts({ points: [] }), 'full first'],
+  ['only damaged points', facts({ points: [], broken: [{ id: 'p1' }] }), 'full chain-sealed'],
+  ['a full that was asked for', facts({ wishes: { full: true, fullEvery: 10 } }), 'full requested'],
+  ['a chain that is as long as it may be', facts({ wishes: { full: false, fullEvery: 2 } }), 'full cadence'],
+  ['a chain that may have one more', facts({ wishes: { full: false, fullEvery: 3 } }), 'incremental tracked'],
+  ['a full every time', facts({ points: [first], wishes: { full: false, fullEvery: 1 } }), 'full cadence'],
+  [
+    'full-every 0 is a full every time',
+    facts({ points: [first], wishes: { full: false, fullEvery: 0 } }),
+    'full cadence',
+  ],
+  ['a sealed newest point', facts({ points: [first, second, sealed] }), 'full chain-sealed'],
+  ['a sealed point further up', facts({ points: [{ ...first, sealed: true }, second] }), 'full chain-sealed'],
+  ['a parent that is missing', facts({ points: [second] }), 'full chain-sealed'],
+  ['files that are missing on the NAS', facts({ chainTrouble: 'vda.qcow2 is missing' }), 'full chain-sealed'],
+  ['a lost bitmap on one disk', facts({ vda: { bitmap: lost } }), 'full bitmap-lost'],
+  ['the bitmap of an older point', facts({ vda: { bitmap: tracked(first, 'vda') } }), 'full bitmap-lost'],
+  ['a disk that grew', facts({ vda: { sizeBytes: 2 * GiB } }), 'incremental tracked'],
+  ['a disk that shrank', facts({ vda: { sizeBytes: GiB / 2 } }), 'full disks-changed'],
+  ['a disk more', facts({ names: ['vda', 'vdb', 'vdc'] }), 'full disks-changed'],
+  ['a disk less', facts({ names: ['vda'] }), 'full disks-changed'],
+];
+
+for (const [title, given, expected] of table) {
+  t.test(`${title}: ${expected}`, async (t) => {
+    const plan = planBackup(given);
+    t.equal(`${plan.kind} ${plan.how}`, expected);
+    t.not(plan.why, '', 'and says why');
+  });
+}
+
+t.test('an incremental names the newest point and the bitmap of each disk', async (t) => {
+  const plan = planBackup(facts());
+  if (plan.kind !== "incremental") {
+    t.fail("not an incremental");
+    return;
+  }
+  t.equal(plan.parent.id, 'p2');
+  t.strictSame(
+    [...plan.bitmaps],
+    [
+      ['vda', bitmapOf('p2', 'vda')],
+      ['vdb', bitmapOf('p2', 'vdb')],
+    ],
+  );
+});
