@@ -13,6 +13,7 @@ import { errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { imageInfo } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
 import { syncFolder } from '../vault/durable.ts';
+import { isWrittenByQemu } from './image-locks.ts';
 
 /** What is known of a target before anything is written. */
 export interface TargetSite {
@@ -58,13 +59,15 @@ export async function surveyTarget(
     );
   }
   if (found.isSymbolicLink()) return site;
-  // As raw its contents are not interpreted. Fails while a QEMU has it open for writing.
+  if (found.isFile()) {
+    if (await isWrittenByQemu(found)) throw unfit(path, 'is open in a running QEMU: stop the VM first');
+    return { ...site, replaces: found };
+  }
+  // As raw its contents are not interpreted.
   const { virtualSizeBytes } = await imageInfo(tools, { path: realPath, format: 'raw' }).catch((error) => {
-    throw unfit(path, `cannot be overwritten: ${messageOf(error)}`, error);
+    throw unfit(path, `cannot be read: ${messageOf(error)}`, error);
   });
-  return found.isBlockDevice()
-    ? { ...site, device: { sizeBytes: virtualSizeBytes } }
-    : { ...site, replaces: found };
+  return { ...site, device: { sizeBytes: virtualSizeBytes } };
 }
 
 /** A target that is open for writing. Ends with `publish` or `discard`. */
