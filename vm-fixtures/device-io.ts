@@ -18,23 +18,30 @@ export class DeviceIo {
     this.#process = process;
   }
 
-  /** @throws FixtureError guest-io, QmpError */
-  run(qdev: string, command: string): Promise<{ output: string; tookMs: number }> {
-    const result = this.#last.then(() => this.#run(qdev, command));
+  /**
+   * @param expected what a command that succeeded prints
+   * @throws FixtureError guest-io, QmpError
+   */
+  run(qdev: string, command: string, expected = ''): Promise<{ output: string; tookMs: number }> {
+    const result = this.#last.then(() => this.#run(qdev, command, expected));
     this.#last = result.catch(() => {});
     return result;
   }
 
-  async #run(qdev: string, command: string): Promise<{ output: string; tookMs: number }> {
+  async #run(qdev: string, command: string, expected: string): Promise<{ output: string; tookMs: number }> {
+    this.#process.stderr.read();
     const started = performance.now();
     const line = { 'command-line': `qemu-io -d ${qdev} "${command}"` };
     const reply = await this.#qmp.execute('human-monitor-command', line, { timeoutMs: TIMEOUT_MS });
-    // The reply only names a missing device; what qemu-io itself says goes to the VM's stdout and stderr.
-    let output = withoutNbd(`${reply}${this.#process.newOutput()}`);
+    // The reply only names a missing device; what qemu-io itself says goes to the VM's stdout.
+    let output = this.#process.stdout.read();
     if (command.startsWith('aio_')) output ||= await this.#lateOutput(command);
     const tookMs = performance.now() - started;
-    if (/^Error|failed|not found|invalid|argument|read-only/im.test(output)) {
-      throw new FixtureError('guest-io', `${qdev}: ${command}: ${output.trim()}`);
+    // stderr also holds what QEMU has to say of a backup that fails meanwhile: that is no answer to this command.
+    const stderr = this.#process.stderr.read();
+    const failed = /failed|invalid|argument/i.test(output) || /^command .* not found$/m.test(stderr);
+    if (reply !== '' || failed || !output.includes(expected)) {
+      throw new FixtureError('guest-io', `${qdev}: ${command}: ${reply}${output}${stderr}`);
     }
     return { output, tookMs };
   }
@@ -42,11 +49,6 @@ export class DeviceIo {
   /** What an asynchronous command says after its reply. */
   #lateOutput(command: string): Promise<string> {
     const what = `the end of ${command}`;
-    return until(async () => this.#process.newOutput() || undefined, { what, timeoutMs: TIMEOUT_MS });
+    return until(async () => this.#process.stdout.read() || undefined, { what, timeoutMs: TIMEOUT_MS });
   }
-}
-
-/** What QEMU prints of a backup's target that went away is no answer to the guest's write. */
-function withoutNbd(output: string): string {
-  return output.replace(/^.*Failed flush for\s+'nbd\+unix:.*\n/gm, '');
 }
