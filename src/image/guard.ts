@@ -11,7 +11,7 @@ import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { bounded } from '../base/deadline.ts';
-import { QmpvaultError } from '../base/errors.ts';
+import { messageOf, QmpvaultError } from '../base/errors.ts';
 
 type GuardProcess = ChildProcessByStdio<Writable, Readable, null>;
 
@@ -45,29 +45,14 @@ export class Guard {
   private constructor(process: GuardProcess, limitMs: number) {
     this.#process = process;
     this.#limitMs = limitMs;
-    this.#exited = once(process, 'exit').then(
-      ([code]) => code,
-      () => null,
-    );
+    this.#exited = once(process, 'exit').then(([code]) => code);
     this.#answers = createInterface({ input: process.stdout })[Symbol.asyncIterator]();
     process.stdin.on('error', () => {}); // EPIPE: it has gone; the answer that does not come tells
   }
 
   /** Resolves when the guard is there; takes as long as Node takes to start. @throws guard-failed */
   static async start({ qmp, agent, limitMs = 10_000 }: GuardOptions): Promise<Guard> {
-    const withAgent = agent === undefined ? [] : ['agent'];
-    const child = spawn(process.execPath, [ENTRY, String(limitMs), ...withAgent], {
-      detached: true,
-      cwd: '/',
-      env: { ...process.env, NODE_OPTIONS: '' },
-      stdio: [
-        'pipe',
-        'pipe',
-        'ignore',
-        descriptorOf(qmp),
-        agent === undefined ? 'ignore' : descriptorOf(agent),
-      ],
-    }) as GuardProcess;
+    const child = await startProcess(qmp, agent, limitMs);
     const guard = new Guard(child, limitMs);
     try {
       await guard.#hear('ready', START_MS);
@@ -148,6 +133,25 @@ export class Guard {
       ? `a pause was not over after ${this.#limitMs} ms: the guard has made the guest go on`
       : `the guard (pid ${this.#process.pid}) did not answer '${line}'; it ended with exit code ${code}`;
     throw new QmpvaultError('guard-failed', message, { details: { acted, exitCode: code ?? null } });
+  }
+}
+
+async function startProcess(qmp: Socket, agent: Socket | undefined, limitMs: number): Promise<GuardProcess> {
+  const args = [ENTRY, String(limitMs), ...(agent === undefined ? [] : ['agent'])];
+  const agentFd = agent === undefined ? 'ignore' : descriptorOf(agent);
+  try {
+    const child = spawn(process.execPath, args, {
+      detached: true,
+      cwd: '/',
+      // Options meant for us would only slow it down, or hinder it.
+      env: { ...process.env, NODE_OPTIONS: '' },
+      stdio: ['pipe', 'pipe', 'ignore', descriptorOf(qmp), agentFd],
+    }) as GuardProcess;
+    await once(child, 'spawn');
+    return child;
+  } catch (cause) {
+    if (cause instanceof QmpvaultError) throw cause;
+    throw new QmpvaultError('guard-failed', `cannot start the guard: ${messageOf(cause)}`, { cause });
   }
 }
 

@@ -5,17 +5,17 @@
  * It outlives us: it runs in a session of its own and writes to a file, so that neither a terminal's Ctrl-C nor
  * the end of our stdout makes it half dead, and a later engine finds it by its folder (`adopt`).
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, open, readFile } from 'node:fs/promises';
+import { chmod, readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { type QmpArguments, QmpClient, QmpCommandError } from '../../qmp/index.ts';
 import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts';
 import { codeOf, errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
-import { isAlive, type ProcessId, parseProcessId } from './process-id.ts';
+import { isAlive, type ProcessId } from './process-id.ts';
 import type { QemuTools } from './tools.ts';
+import { endOf, kill, processIn, startDetached } from './writer-process.ts';
 
 export interface WriterTarget {
   /** Becomes the name of the NBD export. */
@@ -31,9 +31,8 @@ interface Bound {
 
 const NODE_PREFIX = 'target-';
 const COMMAND_MS = 30_000;
-/** Closing flushes; where O_DIRECT is refused, all of the page cache's share. */
+/** Closing flushes; where O_DIRECT is refused, also what the page cache holds. */
 const FINISH_MS = 120_000;
-const DEATH_MS = 1_500;
 
 /**
  * How a target's file is opened, best first (m: direct with io_uring takes 1.0-1.35 times what `qemu-img convert`
@@ -46,15 +45,6 @@ const FILE_MODES = [
   { cache: { direct: true }, aio: 'threads' },
   { cache: { direct: false }, aio: 'threads' },
 ] as const;
-
-/**
- * The shell writes down which process it is, and then becomes the daemon: at no moment does a writer live that
- * nobody could find. $0 is the folder; `set --` splits the fields of /proc/PID/stat behind the name.
- */
-const NOTE_AND_EXEC = `
-read -r stat </proc/$$/stat && read -r boot </proc/sys/kernel/random/boot_id || exit
-start=$(set -- \${stat##*) }; shift 19; echo "$1")
-echo "$$ $start $boot" >"$0/pid" && exec "$@"`;
 
 export class Writer {
   readonly #dir: string;
@@ -80,16 +70,16 @@ export class Writer {
     const dir = resolve(options.dir);
     const path = qmpPath(dir);
     throwIfAborted(signal);
-    const child = await spawnDaemon(tools, dir, path);
+    const child = await startDetached(dir, daemonCommand(tools, path));
     const exited = once(child, 'exit').then(() => {});
     try {
-      const client = await until(() => connectOnceListening(path, child, dir), {
+      const client = await until(() => connectOnceListening(path, child, signal), {
         signal,
         timeoutMs,
         what: `the writer's socket ${path}`,
         code: 'writer-failed',
       });
-      const id = await readId(dir);
+      const id = await processIn(dir);
       if (id === null) throw new QmpvaultError('writer-failed', `no pid in ${dir}/pid`);
       return new Writer(dir, id, client, exited);
     } catch (error) {
@@ -103,7 +93,7 @@ export class Writer {
    * Null if it is dead. @throws writer-failed if it lives and does not answer: `killLeftover`
    */
   static async adopt({ dir, signal, timeoutMs = 5_000 }: { dir: string } & Bound): Promise<Writer | null> {
-    const id = await readId(dir);
+    const id = await processIn(dir);
     if (id === null || !(await isAlive(id))) return null;
     try {
       const client = await QmpClient.connect({
@@ -112,7 +102,9 @@ export class Writer {
         greetingTimeoutMs: timeoutMs,
         signal,
       });
-      return new Writer(resolve(dir), id, client, endOf(id, client));
+      // Its socket tells nearly when it ends, /proc exactly.
+      const exited = client.closed.then(() => endOf(id));
+      return new Writer(resolve(dir), id, client, exited);
     } catch (error) {
       if (!(await isAlive(id))) return null;
       throw await asWriterFailed(error, `lives (pid ${id.pid}) but does not answer`, dir, signal);
@@ -121,7 +113,7 @@ export class Writer {
 
   /** Kills the writer of this folder, if one lives, also when it answers nobody. */
   static async killLeftover({ dir }: { dir: string }): Promise<void> {
-    const id = await readId(dir);
+    const id = await processIn(dir);
     if (id !== null) await kill(id);
   }
 
@@ -212,68 +204,26 @@ function qmpPath(dir: string): string {
   return socketPath(join(dir, 'qmp.sock'));
 }
 
-async function spawnDaemon(tools: QemuTools, dir: string, path: string): Promise<ChildProcess> {
-  await using log = await open(join(dir, 'log'), 'a', 0o600);
+function daemonCommand({ storageDaemon }: QemuTools, path: string): string[] {
   // In a QemuOpts value a comma is doubled.
   const chardev = `socket,id=qmp,path=${path.replaceAll(',', ',,')},server=on,wait=off`;
-  const daemon = [tools.storageDaemon, '--chardev', chardev, '--monitor', 'chardev=qmp'];
-  const child = spawn('/bin/sh', ['-c', NOTE_AND_EXEC, dir, ...daemon], {
-    detached: true,
-    // Not ours: what we stand in may be unmounted while it lives.
-    cwd: '/',
-    stdio: ['ignore', log.fd, log.fd],
-  });
-  try {
-    await once(child, 'spawn');
-  } catch (cause) {
-    throw new QmpvaultError('writer-failed', `cannot start /bin/sh: ${messageOf(cause)}`, { cause });
-  }
-  child.unref();
-  return child;
+  return [storageDaemon, '--chardev', chardev, '--monitor', 'chardev=qmp'];
 }
 
 /** Undefined while nobody listens yet. */
 async function connectOnceListening(
   path: string,
   child: ChildProcess,
-  dir: string,
+  signal: AbortSignal | undefined,
 ): Promise<QmpClient | undefined> {
   try {
-    return await QmpClient.connect({ path });
+    return await QmpClient.connect({ path, signal });
   } catch (error) {
     const errno = errnoOf(error);
     if (errno !== 'ENOENT' && errno !== 'ECONNREFUSED') throw error;
     if (child.exitCode === null && child.signalCode === null) return undefined;
     const how = child.signalCode ?? `exit code ${child.exitCode}`;
-    throw new QmpvaultError('writer-failed', `qemu-storage-daemon ended with ${how}`, { details: { dir } });
-  }
-}
-
-async function readId(dir: string): Promise<ProcessId | null> {
-  try {
-    return parseProcessId(await readFile(join(dir, 'pid'), 'latin1'));
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return null;
-    throw error;
-  }
-}
-
-/** Of a process that is not our child: its socket tells nearly when, /proc exactly. */
-async function endOf(id: ProcessId, client: QmpClient): Promise<void> {
-  await client.closed;
-  while (await isAlive(id)) await delay(20, undefined, { ref: false });
-}
-
-async function kill(id: ProcessId): Promise<void> {
-  if (!(await isAlive(id))) return;
-  try {
-    process.kill(id.pid, 'SIGKILL');
-    await until(async () => ((await isAlive(id)) ? undefined : true), {
-      timeoutMs: DEATH_MS,
-      what: 'its end',
-    });
-  } catch {
-    // It has gone by itself meanwhile, or hangs in the kernel: it will do no more than end.
+    throw new QmpvaultError('writer-failed', `qemu-storage-daemon ended with ${how}`);
   }
 }
 
