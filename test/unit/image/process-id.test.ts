@@ -1,6 +1,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import t from 'tap';
+import { until } from '../../../src/base/deadline.ts';
 import { describe, isAlive, parseProcessId } from '../../../src/image/process-id.ts';
 
 t.test('a process that runs is alive, and is not once it has ended', async (t) => {
@@ -25,14 +27,16 @@ t.test('a stopped process is alive', async (t) => {
 });
 
 t.test('a zombie is not alive: it can do no more harm', async (t) => {
-  // The shell has become a sleep that never asks how its child ended.
-  const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 60'], {
+  // The shell becomes a sleep, which never asks how its child ended.
+  const parent = spawn('sh', ['-c', 'sleep 60 & echo $!; exec sleep 60'], {
     stdio: ['ignore', 'pipe', 'ignore'],
   });
   t.teardown(() => parent.kill('SIGKILL'));
   const [pid] = await once(parent.stdout, 'data');
-  let alive = await describe(Number(pid));
-  while (alive !== null) alive = await describe(Number(pid));
+  const become = async () => (await readFile(`/proc/${parent.pid}/comm`, 'utf8')) === 'sleep\n' || undefined;
+  await until(become, { what: 'the shell to become a sleep' });
+  process.kill(Number(pid), 'SIGKILL');
+  await until(async () => (await describe(Number(pid))) === null || undefined, { what: 'its end' });
   t.doesNotThrow(() => process.kill(Number(pid), 0), 'its number is still taken');
 });
 
