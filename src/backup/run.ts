@@ -185,6 +185,7 @@ export class Run {
   async #copy(site: RunSite, snapshot: boolean): Promise<Copied> {
     const { control, request } = this.#context;
     const captured = await capture(site, snapshot);
+    await site.engine.reachStep('copying');
     this.warnings.push(...captured.moment.warnings);
     const began = performance.now();
     try {

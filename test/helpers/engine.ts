@@ -30,13 +30,13 @@ export interface TestSite {
 /** @param options.vault where the vault lies; default: beside the rest */
 export async function testSite(
   t: Teardown,
-  options: { bin?: string; vault?: string } = {},
+  options: { bin?: string; vault?: string; scratchDir?: string } = {},
 ): Promise<TestSite> {
   const dir = tempDir(t);
   const engine: Engine = {
     stateDir: join(dir, 'state'),
     runtimeDir: join(dir, 'run'),
-    scratchDir: join(dir, 'scratch'),
+    scratchDir: options.scratchDir ?? join(dir, 'scratch'),
     tools: qemuTools(options.bin),
     version: 'test',
     log: silent,

@@ -1,0 +1,48 @@
+/** Rows 23 and 46: scratch space runs out; scratch on the filesystem of the VM's images. */
+import { dirname } from 'node:path';
+import t from 'tap';
+import { MiB } from '../../src/base/units.ts';
+import { qemuBin } from '../../vm-fixtures/guestless.ts';
+import { backUpWithTruth, expectClean, expectTruth, testSite } from '../helpers/engine.ts';
+import { GuestWriter } from '../helpers/guest-writer.ts';
+import { qemuVersions } from '../helpers/qemu-versions.ts';
+import { growTmpfs, smallTmpfs } from '../helpers/small-tmpfs.ts';
+import { testVm } from '../helpers/vm.ts';
+
+for (const qemu of qemuVersions(['7.2', '11.1'])) {
+  t.test(`QEMU ${qemu}: scratch that runs out ends the run and not the guest`, async (t) => {
+    const vm = await testVm(t, { qemu, disks: [{ name: 'vda', sizeBytes: 128 * MiB }] });
+    const scratchDir = smallTmpfs(t, 16 * MiB);
+    const site = await testSite(t, { bin: qemuBin(qemu), scratchDir });
+    await vm.write('vda', 1, 0, 96 * MiB);
+    const first = await backUpWithTruth(site, vm);
+    await vm.write('vda', 2, 0, 96 * MiB);
+
+    const writer = await GuestWriter.start(vm, 'vda');
+    const steps = async (step: string) => {
+      if (step === 'copying') await vm.write('vda', 3, 64 * MiB, 32 * MiB);
+    };
+    await t.rejects(site.backUp(vm, { bandwidth: 8 * MiB, steps }), { code: 'scratch-full' });
+    t.strictSame((await writer.stop()).errors, [], 'no write of the guest failed');
+    await expectClean(t, site, vm, { bitmaps: 1 });
+
+    const second = await backUpWithTruth(site, vm);
+    t.equal(second.how, 'tracked');
+    await expectTruth(t, site, vm, first);
+    await expectTruth(t, site, vm, second);
+  });
+
+  t.test(`QEMU ${qemu}: scratch beside the VM's images is refused unless all of it fits`, async (t) => {
+    const dir = smallTmpfs(t, 64 * MiB);
+    const vm = await testVm(t, { qemu, dir, disks: [{ name: 'vda', sizeBytes: 64 * MiB }] });
+    const site = await testSite(t, {
+      bin: qemuBin(qemu),
+      scratchDir: `${dirname(vm.disk('vda').image)}/scratch`,
+    });
+    await vm.write('vda', 1, 0, 40 * MiB);
+    await t.rejects(site.backUp(vm), { code: 'scratch-full' });
+    await expectClean(t, site, vm, { bitmaps: 0 });
+    growTmpfs(dir, 256 * MiB);
+    await expectTruth(t, site, vm, await backUpWithTruth(site, vm));
+  });
+}

@@ -1,0 +1,20 @@
+/** The command line as a process of its own: what a test kills, stops or interrupts. */
+import { fileURLToPath } from 'node:url';
+import { execa } from 'execa';
+import type { TestSite } from './engine.ts';
+
+const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
+
+/** `qmpvault ARGS --json`, with the site's folders; a failing exit code is no exception. */
+export function cli(site: TestSite, args: readonly string[], env: Record<string, string> = {}) {
+  return execa(process.execPath, [MAIN, ...args, '--json'], {
+    reject: false,
+    stdin: 'ignore',
+    env: {
+      QMPVAULT_STATE_DIR: site.engine.stateDir,
+      QMPVAULT_RUNTIME_DIR: site.engine.runtimeDir,
+      QMPVAULT_SCRATCH_DIR: site.engine.scratchDir,
+      ...env,
+    },
+  });
+}
