@@ -4,18 +4,17 @@
  */
 import type { Writable } from 'node:stream';
 import { codeOf, errnoOf, errorJson, exitCodeOf, messageOf } from '../base/errors.ts';
+import { ProgressBars } from './progress-bars.ts';
 import type { Surroundings } from './surroundings.ts';
 
 export class Output {
   readonly isJson: boolean;
-  /** Whether somebody watches. */
-  readonly isInteractive: boolean;
   readonly #stdout: Writable;
-  readonly #stderr: Writable;
+  readonly #stderr: Surroundings['stderr'];
+  #bars: ProgressBars | undefined;
 
   constructor({ stdout, stderr }: Pick<Surroundings, 'stdout' | 'stderr'>, isJson: boolean) {
     this.isJson = isJson;
-    this.isInteractive = !isJson && stderr.isTTY === true;
     this.#stdout = stdout;
     this.#stderr = stderr;
     // Each write sees its own error; without a listener the stream would throw it once more.
@@ -51,7 +50,15 @@ export class Output {
 
   /** One line, whatever the text holds: tools quoted in it may say several. */
   note(text: string): void {
-    this.#stderr.write(`qmpvault: ${text.trim().replace(/\s*\n\s*/g, '; ')}\n`);
+    const line = `qmpvault: ${text.trim().replace(/\s*\n\s*/g, '; ')}\n`;
+    if (this.#bars?.isDrawn) this.#bars.log(line);
+    else this.#stderr.write(line);
+  }
+
+  /** Bars on a terminal; undefined where nobody watches. */
+  progressBars(): ProgressBars | undefined {
+    if (!this.isJson && this.#stderr.isTTY) this.#bars = new ProgressBars(this.#stderr);
+    return this.#bars;
   }
 
   help(text: string): void {

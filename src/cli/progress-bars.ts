@@ -15,48 +15,66 @@ interface Row {
   readonly since: { readonly ms: number; readonly bytes: number };
 }
 
+/** The terminal belongs to it from the first `show` to `stop`. */
 export class ProgressBars {
-  readonly #bars: cliProgress.MultiBar | null;
+  readonly #bars: cliProgress.MultiBar;
   readonly #rows = new Map<string, Row>();
+  #isDrawn = false;
 
-  /** @param stream a terminal; null shows nothing */
-  constructor(stream: Writable | null) {
-    this.#bars =
-      stream &&
-      new cliProgress.MultiBar({
-        stream,
-        format: '{disk} [{bar}] {percentage}%  {done}  {pace}',
-        hideCursor: true,
-        // Signals are ours: they end the command, and that ends the bars.
-        gracefulExit: false,
-      });
+  /** @param stream a terminal */
+  constructor(stream: Writable) {
+    this.#bars = new cliProgress.MultiBar({
+      stream,
+      format: '{what} [{bar}] {percentage}%  {done}  {pace}',
+      // With the rest at its longest that makes 80 columns.
+      barsize: 20,
+      hideCursor: true,
+      // Signals are ours: they end the command, and that ends the bars.
+      gracefulExit: false,
+    });
   }
 
-  show(disks: readonly DiskProgress[], nowMs = performance.now()): void {
-    if (this.#bars === null) return;
-    const width = Math.max(...disks.map(({ name }) => name.length));
-    for (const disk of disks) {
-      const { name, doneBytes, totalBytes } = disk;
-      let row = this.#rows.get(name);
-      if (row === undefined) {
-        row = { bar: this.#bars.create(totalBytes, 0, {}), since: { ms: nowMs, bytes: doneBytes } };
-        this.#rows.set(name, row);
-      }
-      row.bar.setTotal(totalBytes);
-      row.bar.update(doneBytes, {
-        disk: name.padEnd(width),
+  get isDrawn(): boolean {
+    return this.#isDrawn;
+  }
+
+  /** A disk that has not begun has no bar. @param doing what is done to the disks, when it is not the copying */
+  show(disks: readonly DiskProgress[], doing = '', nowMs = performance.now()): void {
+    const whats = disks.map(({ name }) => `${doing}${name}`);
+    const width = Math.max(...whats.map((what) => what.length));
+    for (const [i, disk] of disks.entries()) {
+      const what = whats[i] ?? '';
+      const { doneBytes, totalBytes } = disk;
+      const row = this.#rows.get(what) ?? (doneBytes > 0 ? this.#begin(what, disk, nowMs) : null);
+      row?.bar.setTotal(totalBytes);
+      row?.bar.update(doneBytes, {
+        what: what.padEnd(width),
         done: `${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`,
         pace: paceOf(disk, row.since, nowMs),
       });
     }
   }
 
+  /** A line above the bars. */
+  log(line: string): void {
+    this.#bars.log(line);
+    this.#bars.update();
+  }
+
   stop(): void {
-    this.#bars?.stop();
+    if (this.#isDrawn) this.#bars.stop();
+    this.#isDrawn = false;
   }
 
   [Symbol.dispose](): void {
     this.stop();
+  }
+
+  #begin(what: string, { doneBytes, totalBytes }: DiskProgress, ms: number): Row {
+    const row = { bar: this.#bars.create(totalBytes, 0, {}), since: { ms, bytes: doneBytes } };
+    this.#rows.set(what, row);
+    this.#isDrawn = true;
+    return row;
   }
 }
 

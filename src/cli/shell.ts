@@ -13,7 +13,6 @@ import type { VmFolder } from '../vault/vm-folder.ts';
 import type { Interruption } from './interruption.ts';
 import type { Output } from './output.ts';
 import { type Places, placesFrom } from './places.ts';
-import { ProgressBars } from './progress-bars.ts';
 import { LOG_LEVELS, type LogLevel, type Surroundings } from './surroundings.ts';
 import { VERSION } from './version.ts';
 
@@ -68,11 +67,6 @@ export class Shell {
       log: this.#log(command),
       reachStep: stepsFromEnvironment(this.#surroundings.env),
     };
-  }
-
-  /** Bars on a terminal, nothing elsewhere. */
-  progressBars(): ProgressBars {
-    return new ProgressBars(this.output.isInteractive ? this.#surroundings.stderr : null);
   }
 
   #log(command: Command): Log {

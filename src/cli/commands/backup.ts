@@ -67,7 +67,7 @@ async function backup(shell: Shell, command: Command, vm: VmName, options: Backu
   const { output, interruption } = shell;
   const engine = shell.engine(command, scratch === undefined ? {} : { scratchDir: scratch });
   const vault = init ? await openOrMake(shell, path, newVault) : await shell.openVault(path);
-  using bars = shell.progressBars();
+  using bars = output.progressBars();
   interruption.doing(`the backup of ${vm}`);
   const { point, warnings } = await backUp(
     engine,
@@ -77,11 +77,11 @@ async function backup(shell: Shell, command: Command, vm: VmName, options: Backu
       signal: interruption.signal,
       onProgress: ({ phase, disks }) => {
         interruption.doing(`the backup of ${vm} (${phase})`);
-        bars.show(disks);
+        bars?.show(disks, phase === 'digesting' ? 'reading back ' : '');
       },
     },
   );
-  bars.stop();
+  bars?.stop();
   await output.result({ json: { point: pointJson(point), warnings }, text: pointSummary(point), warnings });
 }
 

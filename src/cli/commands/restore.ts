@@ -48,7 +48,7 @@ async function restore(
   const { format, force } = options;
   const target = targetOf(options);
   const vault = await shell.openVault(options.vault);
-  using bars = shell.progressBars();
+  using bars = shell.output.progressBars();
   shell.interruption.doing(`the restore of ${vm}`);
   const { restored, warnings } = await restorePoint(
     shell.tools(command),
@@ -57,7 +57,7 @@ async function restore(
     {
       signal: shell.interruption.signal,
       onProgress: ({ disks }) =>
-        bars.show(
+        bars?.show(
           disks.map(({ name, fraction, totalBytes }) => ({
             name,
             doneBytes: fraction * totalBytes,
@@ -66,7 +66,7 @@ async function restore(
         ),
     },
   );
-  bars.stop();
+  bars?.stop();
   const rows = restored.map(({ disk, path, virtualSizeBytes }) => [
     disk,
     formatBytes(virtualSizeBytes),

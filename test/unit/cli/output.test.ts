@@ -63,10 +63,24 @@ t.test('a reader that went away is no failure, a full disk is', async (t) => {
   await t.resolves(new Output({ stdout: streams().stdout, stderr: failing('EPIPE') }, false).fail(REFUSED));
 });
 
-t.test('only a terminal is watched by somebody', async (t) => {
+t.test('only on a terminal there are bars', async (t) => {
   const { stdout, stderr } = streams();
   const terminal = Object.assign(new PassThrough(), { isTTY: true });
-  t.ok(new Output({ stdout, stderr: terminal }, false).isInteractive);
-  t.notOk(new Output({ stdout, stderr: terminal }, true).isInteractive);
-  t.notOk(new Output({ stdout, stderr }, false).isInteractive);
+  t.ok(new Output({ stdout, stderr: terminal }, false).progressBars());
+  t.notOk(new Output({ stdout, stderr: terminal }, true).progressBars());
+  t.notOk(new Output({ stdout, stderr }, false).progressBars());
+});
+
+t.test('what is said meanwhile stands above the bars', async (t) => {
+  const { stdout } = streams();
+  const terminal = Object.assign(new PassThrough(), { isTTY: true });
+  const output = new Output({ stdout, stderr: terminal }, false);
+  const bars = output.progressBars();
+  bars?.show([{ name: 'vda', doneBytes: 1024, totalBytes: 4096 }]);
+  output.note('a word');
+  bars?.stop();
+  output.note('the end');
+  const text = `${terminal.read()}`;
+  t.match(text, /qmpvault: a word\n[^\n]*vda \[=+-+\] 25%/);
+  t.match(text, /\nqmpvault: the end\n$/);
 });
