@@ -79,7 +79,7 @@ export class LinuxGuest {
       while :; do
         n=$((n + 1))
         dd if=/dev/urandom of=load.$((n % 20)) bs=64k count=16 conv=fsync
-        echo $n >counter
+        echo $n >counter.new && mv counter.new counter
       done >/dev/null 2>&1 &`);
   }
 
