@@ -16,11 +16,6 @@ import type { Vm } from '../vm/vm.ts';
 import { nbdSocket } from './run-folders.ts';
 import type { Captured, RunSite } from './site.ts';
 
-/** Whether this QEMU can be read through a snapshot; else its guest writes wait for the NAS now and then. */
-export function canSnapshot({ capabilities }: Vm): boolean {
-  return capabilities.copyBeforeWrite && capabilities.snapshotAccess && capabilities.cbwErrorPolicy;
-}
-
 /** The writer already serves the targets. */
 export function capture(site: RunSite, snapshot: boolean): Promise<Captured> {
   return snapshot ? captureThroughSnapshot(site) : captureFromSource(site);

@@ -19,7 +19,7 @@ import type { CopyProgress } from '../vm/copy-jobs.ts';
 import { connectAgent, type GuestAgent } from '../vm/guest-agent.ts';
 import type { Vm } from '../vm/vm.ts';
 import { vmProcessOf } from '../vm/vm-process.ts';
-import { canSnapshot, capture } from './capture.ts';
+import { capture } from './capture.ts';
 import type { BackupPhase, BackupRequest, Engine, RunControl } from './engine.ts';
 import type { Plan } from './plan.ts';
 import { type Copied, publish } from './publish.ts';
@@ -82,7 +82,7 @@ export class Run {
     await engine.reachStep('journal');
     await writeRunRecord(engine.stateDir, this.#record);
     try {
-      const snapshot = canSnapshot(vm) && !this.#context.request.withoutSnapshot;
+      const snapshot = await this.#chooseWay();
       const site = await this.#prepare(snapshot);
       const copied = await this.#copy(site, snapshot);
       await engine.reachStep('copied');
@@ -100,6 +100,19 @@ export class Run {
     }
   }
 
+  /** Whether the disks are read through a snapshot, which keeps the NAS away from the guest's writes. */
+  async #chooseWay(): Promise<boolean> {
+    const { vm, request, survey } = this.#context;
+    const why = request.withoutSnapshot
+      ? 'asked for'
+      : await vm.whyNoSnapshot(survey.disks.map(({ disk }) => disk));
+    if (why === null) return true;
+    this.warnings.push(
+      `the disks are read without a snapshot (${why}): meanwhile a slow NAS slows the guest's writes down, and one that fails can fail them`,
+    );
+    return false;
+  }
+
   /** Everything that can be made ready before the VM is touched; the parts do not wait for each other. */
   async #prepare(snapshot: boolean): Promise<RunSite> {
     const { engine, vm, request, control, survey } = this.#context;
@@ -110,7 +123,6 @@ export class Run {
     await makeRunFolders(folders, process);
     const disks = survey.disks.map(({ disk }) => disk);
     if (snapshot) await refuseWithoutScratch(folders.scratch, disks);
-    else this.warnings.push(WITHOUT_SNAPSHOT);
     await all([
       this.#createFiles(),
       Writer.start({ tools: engine.tools, dir: folders.writer, signal }).then((writer) => {
@@ -291,9 +303,6 @@ export class Run {
     this.#context.control.onProgress?.({ phase, disks });
   }
 }
-
-const WITHOUT_SNAPSHOT =
-  'this QEMU cannot snapshot a disk for reading (copy-before-write, 7.1): while the backup runs, a slow NAS slows the guest’s writes down, and one that fails can fail them';
 
 function runDisks(vault: Vault, { disks, plan }: Survey): RunDisk[] {
   return disks.map(({ disk }, index) => ({

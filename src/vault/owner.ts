@@ -56,16 +56,19 @@ export function standingOf(owner: Owner): Standing {
   // Unreadable where /proc is mounted with hidepid: then the pid is in use, by whom is unknown.
   const stat = statOf(owner.pid);
   if (stat === null) return 'alive';
-  // A zombie holds its pid and can do nothing any more.
-  return stat.startTime === owner.startTime && stat.state !== 'Z' && stat.state !== 'X' ? 'alive' : 'dead';
+  if (stat.startTime !== owner.startTime || stat.state === 'X') return 'dead';
+  // A zombie holds its pid and does nothing any more, unless one of its threads still hangs in the kernel, writing.
+  return stat.state === 'Z' && stat.threads <= 1 ? 'dead' : 'alive';
 }
 
-/** Fields 3 and 22 of proc(5) stat; field 2, the command, may hold blanks and parentheses. */
-function statOf(pid: number): { state: string | undefined; startTime: string | undefined } | null {
+/** Fields 3, 20 and 22 of proc(5) stat; field 2, the command, may hold blanks and parentheses. */
+function statOf(
+  pid: number,
+): { state: string | undefined; threads: number; startTime: string | undefined } | null {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, 'latin1');
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return { state: fields[0], startTime: fields[19] };
+    return { state: fields[0], threads: Number(fields[17]), startTime: fields[19] };
   } catch {
     return null;
   }

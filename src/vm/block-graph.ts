@@ -153,6 +153,17 @@ export class BlockGraph {
     return null;
   }
 
+  /** Whether one of the filters between a device's root and its image is of this driver. */
+  passesThrough(root: NodeName, driver: string): boolean {
+    let node = this.nodes.get(root);
+    for (let depth = 0; node !== undefined && depth < 32; depth += 1) {
+      if (node.driver === driver) return true;
+      const child = this.child(node.name, ...(FILTERS[node.driver] ?? []));
+      node = child === null ? undefined : this.nodes.get(child);
+    }
+    return false;
+  }
+
   /** Bytes on the host of an image with all its backing files. */
   chainAllocatedBytes(top: NodeName): number {
     let sum = 0;

@@ -12,6 +12,8 @@ export interface Disk {
   readonly root: NodeName;
   /** The node that holds the image; its bitmaps are the disk's. */
   readonly node: NodeName;
+  /** A throttle node stands between device and image. */
+  readonly throttled: boolean;
   readonly format: string;
   readonly image: string;
   readonly sizeBytes: number;
@@ -55,6 +57,7 @@ export async function listDisks(client: QmpClient, graph: BlockGraph): Promise<D
       device: qomPath,
       root,
       node: data.name,
+      throttled: graph.passesThrough(root, 'throttle'),
       format: data.driver,
       image: data.filename,
       sizeBytes: data.sizeBytes,
@@ -92,6 +95,17 @@ async function placeOf(client: QmpClient, path: string | null): Promise<string> 
     if (parts.every((part) => part !== null)) return [busName, ...parts].join('-');
   }
   return busName;
+}
+
+/** Whether a device's I/O is done by a thread of its own: its `iothread`, or that of the controller it hangs on. */
+export async function hasIothread(client: QmpClient, device: string): Promise<boolean> {
+  const bus = await property(client, device, 'parent_bus');
+  const controllers = bus === null ? [] : [bus.replace(/\/[^/]+$/, '')];
+  for (const path of [device, ...controllers]) {
+    const thread = await property(client, path, 'iothread');
+    if (thread !== null && thread !== '') return true;
+  }
+  return false;
 }
 
 async function property(client: QmpClient, path: string, name: string): Promise<string | null> {

@@ -4,7 +4,7 @@ import { type Capabilities, probeCapabilities, QmpClient, QmpError } from '../..
 import { QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 import { type BlockGraph, readBlockGraph } from './block-graph.ts';
-import { type Disks, listDisks } from './disks.ts';
+import { type Disk, type Disks, hasIothread, listDisks } from './disks.ts';
 
 const StatusReply = z.object({ status: z.string() });
 const NameReply = z.object({ name: z.string().optional() });
@@ -99,6 +99,25 @@ export class Vm implements AsyncDisposable {
       `the VM ${this.name ?? this.socket} is in state '${state}' (migration: ${migration}); back it up where it runs, once that is over`,
       { details: { socket: this.socket, state, migration } },
     );
+  }
+
+  /**
+   * Why its disks cannot be read through a snapshot; null: they can.
+   *
+   * The second reason is a defect, which no schema shows and only an abort of QEMU would: before 8.0, ending a drain
+   * polls without the lock of the node's thread when a driver has a callback for it, as throttle has, and so
+   * `blockdev-add` of a filter over a throttle node in an iothread aborts the VM (m on 7.2; not on 10.0 and 11.1).
+   */
+  async whyNoSnapshot(disks: readonly Disk[]): Promise<string | null> {
+    const { copyBeforeWrite, snapshotAccess, cbwErrorPolicy } = this.capabilities;
+    if (!copyBeforeWrite || !snapshotAccess || !cbwErrorPolicy)
+      return 'this QEMU has no copy-before-write (7.1)';
+    if (this.client.version.major >= 8) return null;
+    for (const { throttled, device, name } of disks) {
+      if (!throttled || !(await hasIothread(this.client, device))) continue;
+      return `this QEMU aborts when a filter is added to a throttled disk in an iothread, as ${name} is`;
+    }
+    return null;
   }
 
   close(): Promise<void> {
