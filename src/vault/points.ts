@@ -3,6 +3,7 @@ import type { Dirent } from 'node:fs';
 import { join } from 'node:path';
 import { QmpvaultError } from '../base/errors.ts';
 import { inOrder } from './chain.ts';
+import type { Change } from './change.ts';
 import { ioError } from './io-error.ts';
 import { MANIFEST_FILE } from './layout.ts';
 import { type Manifest, parseManifest } from './manifest.ts';
@@ -22,25 +23,40 @@ export interface PointListing {
   readonly points: Manifest[];
   /** They exist, and others may need them. */
   readonly broken: BrokenPoint[];
+  /** No points any more, but files of theirs may still be under others, until the open change is finished. */
+  readonly going: Manifest[];
+  /** The change that is open. */
+  readonly change: Change | null;
 }
 
 /** @param entries of the VM's folder, those that are points by their name */
-export async function readPoints(folder: string, entries: readonly Dirent[]): Promise<PointListing> {
-  const points: Manifest[] = [];
+export async function readPoints(
+  folder: string,
+  entries: readonly Dirent[],
+  change: Change | null,
+): Promise<PointListing> {
+  const found: Manifest[] = [];
   const broken: BrokenPoint[] = [];
   const waiting = entries.values();
   const readSome = async () => {
     for (const entry of waiting) {
       const id = entry.name;
       try {
-        points.push(await readManifest(folder, entry));
+        found.push(await readManifest(folder, entry));
       } catch (error) {
         broken.push({ id, error: ioError(error, 'reading', join(folder, id, MANIFEST_FILE)) });
       }
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, readSome));
-  return { points: inOrder(points), broken: broken.toSorted((a, b) => (a.id < b.id ? -1 : 1)) };
+  const isGoing = ({ id }: { id: string }) => change?.removes.some((removed) => removed === id) ?? false;
+  return {
+    points: inOrder(found.filter((point) => !isGoing(point))),
+    // A point that goes may have lost its manifest already.
+    broken: broken.filter((point) => !isGoing(point)).toSorted((a, b) => (a.id < b.id ? -1 : 1)),
+    going: found.filter(isGoing),
+    change,
+  };
 }
 
 /** @throws manifest-invalid, vault-format, vault-unreadable */

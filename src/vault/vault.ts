@@ -10,7 +10,7 @@ import { isCandidate, VAULT_FILE, VM_FILE } from './layout.ts';
 import { FORMAT, isVaultId, parseVaultJson } from './manifest.ts';
 import type { VaultMemory } from './memory.ts';
 import { readText } from './read-text.ts';
-import { VmFolder } from './vm-folder.ts';
+import { type FinishChange, VmFolder } from './vm-folder.ts';
 
 const schema = z.looseObject({
   format: z.literal(FORMAT),
@@ -22,9 +22,12 @@ export class Vault {
   readonly path: string;
   readonly id: VaultId;
 
-  constructor(path: string, id: VaultId) {
+  readonly finishChange: FinishChange;
+
+  constructor(path: string, id: VaultId, finishChange: FinishChange = refuseToFinish) {
     this.path = path;
     this.id = id;
+    this.finishChange = finishChange;
   }
 
   /** Sorted. @throws vault-away, vault-unreadable */
@@ -50,8 +53,14 @@ export class Vault {
   }
 }
 
+export interface VaultOptions {
+  readonly memory: VaultMemory;
+  /** Without it, an open change keeps everybody from changing more. */
+  readonly finishChange?: FinishChange;
+}
+
 /** @throws vault-missing; vault-away when this host knew one here; vault-format, vault-unreadable */
-export async function openVault(path: string, { memory }: { memory: VaultMemory }): Promise<Vault> {
+export async function openVault(path: string, { memory, finishChange }: VaultOptions): Promise<Vault> {
   const known = await memory.recall(path);
   const id = await readVaultId(path);
   if (id === null) {
@@ -71,7 +80,7 @@ export async function openVault(path: string, { memory }: { memory: VaultMemory 
       if (!isErrno(error, 'EROFS', 'EACCES', 'EPERM')) throw error;
     });
   }
-  return new Vault(resolve(path), id);
+  return new Vault(resolve(path), id, finishChange);
 }
 
 /**
@@ -81,7 +90,7 @@ export async function openVault(path: string, { memory }: { memory: VaultMemory 
  */
 export async function initVault(
   path: string,
-  { memory, newVault = false }: { memory: VaultMemory; newVault?: boolean },
+  { memory, finishChange, newVault = false }: VaultOptions & { newVault?: boolean },
 ): Promise<Vault> {
   if ((await readVaultId(path)) === null) {
     if (!newVault) await refuseKnown(path, memory);
@@ -92,7 +101,15 @@ export async function initVault(
     throw new QmpvaultError('vault-unreadable', `${path} went away while a vault was made in it`);
   const known = await memory.recall(path);
   if (known === null || newVault) await memory.remember(path, id);
-  return new Vault(resolve(path), id);
+  return new Vault(resolve(path), id, finishChange);
+}
+
+async function refuseToFinish({ path, name }: VmFolder): Promise<void> {
+  throw new QmpvaultError(
+    'vault-locked',
+    `a change of the points of ${name} was interrupted, and has to be finished first: 'qmpvault delete' or 'qmpvault prune' does it`,
+    { details: { path } },
+  );
 }
 
 async function makeVaultFile(path: string): Promise<void> {

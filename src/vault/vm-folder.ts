@@ -4,15 +4,15 @@
  */
 import * as fs from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { z } from 'zod';
 import { QmpvaultError } from '../base/errors.ts';
 import { type PointId, pointId, type VmName } from '../base/ids.ts';
+import { type Change, parseChange } from './change.ts';
 import { removeDurably, sweepTemporaries, syncFolder, writeFileDurably } from './durable.ts';
 import { ioError, unlessMissing } from './io-error.ts';
 import { diskFileName, isCandidate, JOURNAL_FILE, MANIFEST_FILE, READERS_FOLDER, VM_FILE } from './layout.ts';
-import { acquireLease, type Lease, type LeaseOptions } from './lease.ts';
-import { formatManifest, type Manifest, parseVaultJson } from './manifest.ts';
-import { type PointListing, readPoints } from './points.ts';
+import { acquireLease, isJournalOpen, type Lease, type LeaseOptions } from './lease.ts';
+import { formatManifest, type Manifest } from './manifest.ts';
+import { type BrokenPoint, type PointListing, readPoints } from './points.ts';
 import { readText } from './read-text.ts';
 import { type Reader, registerReader, sweepReaders, type WaitOptions, waitForReaders } from './readers.ts';
 import { finishRemovals, isRetired, removePoint } from './removal.ts';
@@ -24,7 +24,16 @@ export interface Home {
   readonly path: string;
   /** @throws vault-away when the vault is no longer there */
   assertPresent(): Promise<void>;
+  readonly finishChange: FinishChange;
 }
+
+/**
+ * Finishes or undoes the change that a dead process left open. What it takes is no business of the vault's: it is
+ * given by whoever opens the vault. @throws when that could not be done
+ */
+export type FinishChange = (vm: VmFolder, lease: Lease, signal: AbortSignal | undefined) => Promise<void>;
+
+const NO_CHANGE = { change: null, unreadable: [] };
 
 export class VmFolder {
   readonly name: VmName;
@@ -68,7 +77,10 @@ export class VmFolder {
       (entry) => !entry.isFile() && isCandidate(entry.name) && entry.name !== READERS_FOLDER,
     );
     if (candidates.length === 0) await this.#vault.assertPresent();
-    return readPoints(this.path, candidates);
+    const isChanging = entries.some(({ name }) => name === JOURNAL_FILE);
+    const { change, unreadable } = isChanging ? await this.#tryReadChange() : NO_CHANGE;
+    const listing = await readPoints(this.path, candidates, change);
+    return { ...listing, broken: [...listing.broken, ...unreadable] };
   }
 
   /**
@@ -101,10 +113,13 @@ export class VmFolder {
   }
 
   /**
-   * Makes the VM's folder when it is missing, and clears away what killed processes left in it, but for staging folders.
-   * @throws vault-locked, vault-away, vault-full, vault-unreadable, sync-failed, cancelled
+   * Makes the VM's folder when it is missing, clears away what killed processes left in it, but for staging folders,
+   * and finishes the change that one left open.
+   * @param options.leaveChange the caller sees to the open change itself
+   * @throws vault-locked, vault-away, vault-full, vault-unreadable, sync-failed, cancelled; what kept the change from
+   *   being finished
    */
-  async acquireLease(options: LeaseOptions): Promise<Lease> {
+  async acquireLease(options: LeaseOptions & { readonly leaveChange?: boolean }): Promise<Lease> {
     await this.#vault.assertPresent();
     await this.#make();
     const lease = await acquireLease(this.path, options);
@@ -112,6 +127,9 @@ export class VmFolder {
       await sweepTemporaries(this.path);
       await sweepReaders(this.path);
       await finishRemovals(this.path);
+      if (!options.leaveChange && (await isJournalOpen(this.path))) {
+        await this.#vault.finishChange(this, lease, options.signal);
+      }
       return lease;
     } catch (error) {
       await lease.release().catch(() => {});
@@ -169,20 +187,23 @@ export class VmFolder {
     await waitForReaders(lease, options);
   }
 
-  /** The journal of a change of several steps to published files, as its writer left it; null when none is open. */
-  async readJournal(): Promise<unknown> {
+  /** The change of published files that is open. @throws manifest-invalid, vault-format, vault-unreadable */
+  async readChange(): Promise<Change | null> {
     const path = join(this.path, JOURNAL_FILE);
     const text = await readText(path);
-    return text === undefined ? null : parseVaultJson(z.unknown(), text, path);
+    return text === undefined ? null : parseChange(text, path);
   }
 
-  /** Durable before it returns: then the step may be done. While it is open the lease never lapses by time alone. */
-  async writeJournal(journal: object, lease: Lease): Promise<void> {
-    await this.#write(join(this.path, JOURNAL_FILE), `${JSON.stringify(journal, null, 2)}\n`, lease);
+  /** Durable before it returns: then its steps may be done. While it is open the lease never lapses by time alone. */
+  async writeChange(change: Change, lease: Lease): Promise<void> {
+    const path = join(this.path, JOURNAL_FILE);
+    const text = `${JSON.stringify(change, null, 2)}\n`;
+    parseChange(text, path);
+    await this.#write(path, text, lease);
   }
 
   /** Idempotent. */
-  async closeJournal(lease: Lease): Promise<void> {
+  async closeChange(lease: Lease): Promise<void> {
     this.#assertOurs(lease);
     await lease.assertHeld();
     await removeDurably(join(this.path, JOURNAL_FILE));
@@ -203,6 +224,16 @@ export class VmFolder {
     const entries = await unlessMissing(fs.readdir(this.path, { withFileTypes: true }), 'listing', this.path);
     if (entries === undefined || entries.length === 0) await this.#vault.assertPresent();
     return entries ?? null;
+  }
+
+  /** A journal that cannot be read hides no point, and keeps nobody from restoring one. */
+  async #tryReadChange(): Promise<{ change: Change | null; unreadable: BrokenPoint[] }> {
+    try {
+      return { change: await this.readChange(), unreadable: [] };
+    } catch (error) {
+      const path = join(this.path, JOURNAL_FILE);
+      return { change: null, unreadable: [{ id: JOURNAL_FILE, error: ioError(error, 'reading', path) }] };
+    }
   }
 
   async #make(): Promise<void> {

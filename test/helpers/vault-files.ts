@@ -2,9 +2,11 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DiskName, PointId, RunId, VaultId, VmName } from '../../src/base/ids.ts';
+import type { Change } from '../../src/vault/change.ts';
 import type { Lease } from '../../src/vault/lease.ts';
 import type { Manifest, ManifestDisk } from '../../src/vault/manifest.ts';
 import { VaultMemory } from '../../src/vault/memory.ts';
+import type { PointListing } from '../../src/vault/points.ts';
 import type { Staging } from '../../src/vault/staging.ts';
 import { initVault, type Vault } from '../../src/vault/vault.ts';
 import type { VmFolder } from '../../src/vault/vm-folder.ts';
@@ -67,6 +69,24 @@ export function manifestOf(id: string, overrides: Partial<Manifest> = {}): Manif
     timings: { freezeMs: null, pauseMs: 3.9, copyMs: 80, totalMs: 190 },
     versions: { engine: '0.1.0', qemu: '7.2.22', format: 1 },
     run: '5f3a0c11' as RunId,
+    ...overrides,
+  };
+}
+
+/** A listing without anything broken or under way. */
+export function listingOf(points: readonly Manifest[]): PointListing {
+  return { points: [...points], broken: [], going: [], change: null };
+}
+
+/** A change that moves and removes nothing. */
+export function changeOf(overrides: Partial<Change> = {}): Change {
+  return {
+    format: 1,
+    what: 'a test',
+    stage: 'gathering',
+    moves: [],
+    parents: [],
+    removes: [],
     ...overrides,
   };
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { registerReader } from '../../../src/vault/readers.ts';
 import { smallTmpfs } from '../../helpers/small-tmpfs.ts';
-import { leaseOf, tempVault } from '../../helpers/vault-files.ts';
+import { changeOf, leaseOf, tempVault } from '../../helpers/vault-files.ts';
 
 const HOLDER = join(import.meta.dirname, '../../helpers/lease-holder.ts');
 
@@ -62,12 +62,12 @@ t.test('a reader that gave no sign of life for a term is passed over, and notice
 t.test('a reader is refused while published files are changed, and comes in after', async (t) => {
   const { vm } = await tempVault(t);
   const lease = await leaseOf(t, vm);
-  await vm.writeJournal({ format: 1, what: 'merge' }, lease);
+  await vm.writeChange(changeOf(), lease);
   await t.rejects(vm.registerReader(), { code: 'vault-locked' });
   // It did not stay registered: changer and reader would wait for each other.
   await vm.waitForReaders(lease);
   const waiting = vm.registerReader({ waitMs: 10_000 });
-  await vm.closeJournal(lease);
+  await vm.closeChange(lease);
   await using reader = await waiting;
   t.ok(reader.isRegistered);
 });
@@ -82,7 +82,7 @@ t.test('a backup, which opens no journal, keeps no reader out', async (t) => {
 t.test('a journal that a dead changer left keeps no reader out', async (t) => {
   const { vm } = await tempVault(t);
   const lease = await leaseOf(t, vm);
-  await vm.writeJournal({ format: 1, what: 'merge' }, lease);
+  await vm.writeChange(changeOf(), lease);
   await lease.release();
   await using reader = await vm.registerReader();
   t.ok(reader.isRegistered);

@@ -3,7 +3,15 @@ import { join } from 'node:path';
 import t from 'tap';
 import type { DiskName, VmName } from '../../../src/base/ids.ts';
 import type { VmRecord } from '../../../src/vault/vm-record.ts';
-import { leaseOf, manifestOf, point, publishPoint, tempVault } from '../../helpers/vault-files.ts';
+import {
+  changeOf,
+  leaseOf,
+  listingOf,
+  manifestOf,
+  point,
+  publishPoint,
+  tempVault,
+} from '../../helpers/vault-files.ts';
 
 const RECORD: VmRecord = {
   format: 1,
@@ -73,13 +81,13 @@ t.test('what is not a point is not listed: readers, staging, what a NAS adds by 
     mkdirSync(join(vm.path, name), { recursive: true });
   }
   writeFileSync(join(vm.path, 'notes.txt'), '');
-  t.same(await vm.points(), { points: [], broken: [] });
+  t.same(await vm.points(), listingOf([]));
 });
 
 t.test('a VM that was never backed up has no points; asking leaves nothing in the vault', async (t) => {
   const { vault, vm } = await tempVault(t);
   t.equal(await vm.exists(), false);
-  t.same(await vm.points(), { points: [], broken: [] });
+  t.same(await vm.points(), listingOf([]));
   t.equal(await vm.readRecord(), null);
   t.same(readdirSync(vault.path), ['vault.json']);
 });
@@ -145,13 +153,13 @@ t.test('the lease of another VM opens no door', async (t) => {
 t.test('a journal is there from before the first step until it is closed', async (t) => {
   const { vm } = await tempVault(t);
   const lease = await leaseOf(t, vm);
-  t.equal(await vm.readJournal(), null);
-  await vm.writeJournal({ format: 1, what: 'delete', step: 1 }, lease);
-  await vm.writeJournal({ format: 1, what: 'delete', step: 2 }, lease);
-  t.same(await vm.readJournal(), { format: 1, what: 'delete', step: 2 });
-  await vm.closeJournal(lease);
-  await vm.closeJournal(lease);
-  t.equal(await vm.readJournal(), null);
+  t.equal(await vm.readChange(), null);
+  await vm.writeChange(changeOf(), lease);
+  await vm.writeChange(changeOf({ stage: 'switching' }), lease);
+  t.same(await vm.readChange(), changeOf({ stage: 'switching' }));
+  await vm.closeChange(lease);
+  await vm.closeChange(lease);
+  t.equal(await vm.readChange(), null);
 });
 
 t.test('a removed point is gone, and its id is never used again', async (t) => {
