@@ -170,6 +170,43 @@ export async function measureImage(
   return { requiredBytes: (JSON.parse(stdout) as { required: number }).required };
 }
 
+export interface Extent {
+  readonly startBytes: number;
+  readonly lengthBytes: number;
+  /** Which image of the chain holds it, 0 for the image itself; where none does, the last one. */
+  readonly depth: number;
+  /** Some image of the chain holds it, if only as a zero. QEMU < 6.1 tells that of data alone. */
+  readonly isPresent: boolean;
+  readonly isZero: boolean;
+}
+
+/** The parts of `qemu-img map --output=json` (MapEntry in qapi/block-core.json) that we read. */
+interface ExtentJson {
+  start: number;
+  length: number;
+  depth: number;
+  present?: boolean;
+  zero: boolean;
+  data: boolean;
+}
+
+/** Where the contents of a chain lie. @param image a block node as in blockdev-add, all its backing files named */
+export async function mapImage(
+  tools: QemuTools,
+  image: object,
+  options: CallOptions = {},
+): Promise<Extent[]> {
+  const args = ['map', '--output=json', `json:${JSON.stringify(image)}`];
+  const { stdout } = await qemuImg(tools, args, { ...options, outputMaxCharacters: MAP_MAX_CHARACTERS });
+  return (JSON.parse(stdout) as ExtentJson[]).map(({ start, length, depth, present, zero, data }) => ({
+    startBytes: start,
+    lengthBytes: length,
+    depth,
+    isPresent: present ?? data,
+    isZero: zero,
+  }));
+}
+
 /** Whether a guest would read the same bytes from both; a longer one must hold zeroes at its end. */
 export async function compare(
   tools: QemuTools,
@@ -207,6 +244,8 @@ export async function commitImage(
 }
 
 const OUTPUT_MAX_CHARACTERS = 4 * 1024 ** 2;
+/** About 120 for each extent: two million of them. */
+const MAP_MAX_CHARACTERS = 256 * 1024 ** 2;
 /** How long a killed qemu-img may take to go before it is left behind. */
 const DEATH_MS = 1_000;
 
@@ -214,7 +253,12 @@ const DEATH_MS = 1_000;
 async function qemuImg(
   tools: QemuTools,
   args: readonly string[],
-  { signal, timeoutMs, onProgress }: ProgressOptions,
+  {
+    signal,
+    timeoutMs,
+    onProgress,
+    outputMaxCharacters = OUTPUT_MAX_CHARACTERS,
+  }: ProgressOptions & { readonly outputMaxCharacters?: number },
   goodExitCodes: readonly number[] = [0],
 ): Promise<{ exitCode: number; stdout: string }> {
   throwIfAborted(signal);
@@ -222,7 +266,7 @@ async function qemuImg(
     detached: true,
     reject: false,
     stdin: 'ignore',
-    maxBuffer: OUTPUT_MAX_CHARACTERS,
+    maxBuffer: outputMaxCharacters,
     env: { LC_ALL: 'C' },
   });
   if (onProgress !== undefined) {

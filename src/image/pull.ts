@@ -1,0 +1,161 @@
+/**
+ * Makes a qcow2 take in what it needs of the file that it stands on, so that it could do without.
+ *
+ * Not with `qemu-img rebase`: that writes the new backing file into the header before its tables are on the disk
+ * (m: 7.2 and 11.1), and killed in between it leaves an image that reads the new backing file where it should read
+ * its own clusters. Here a block-stream job (QEMU's docs/interop/live-block-operations.rst) copies the clusters, and
+ * writes the same link into the header that was there. Whenever it is killed, the image reads as before.
+ *
+ * What lies below the layer is not opened: an empty image takes its place, and the job copies what is above that.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { execa } from 'execa';
+import { followJob, isOfJob, QmpClient } from '../../qmp/index.ts';
+import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts';
+import { errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
+import { socketPath } from '../base/ids.ts';
+import { readQcow2Header } from './qcow2-header.ts';
+import { type CallOptions, createImage } from './qemu-img.ts';
+import type { QemuTools } from './tools.ts';
+
+const START_MS = 10_000;
+const COMMAND_MS = 120_000;
+const DEATH_MS = 1_000;
+const JOB = 'pull';
+/** The beginning of its folder's name. */
+export const PULL_FOLDER = 'qv-pull-';
+
+export interface Pull {
+  /** Stands on `layer`, by a link of its header that stays as it is. */
+  readonly path: string;
+  /** Must have clusters at least as large as those of `path`. */
+  readonly layer: string;
+  /** For a socket and an empty image. */
+  readonly runtimeDir: string;
+}
+
+/** Dies with us, like qemu-img. @throws image-tool-failed, image-invalid, cancelled, path-too-long */
+export async function pullLayer(tools: QemuTools, pull: Pull, { signal }: CallOptions = {}): Promise<void> {
+  throwIfAborted(signal);
+  const [top, layer] = await Promise.all([readQcow2Header(pull.path), readQcow2Header(pull.layer)]);
+  if (top.backingLink === null || layer.clusterBytes < top.clusterBytes) {
+    throw new QmpvaultError(
+      'image-invalid',
+      `${pull.path} does not stand on ${pull.layer} cluster by cluster`,
+    );
+  }
+  const dir = await mkdtemp(join(pull.runtimeDir, PULL_FOLDER));
+  try {
+    const empty = join(dir, 'empty.qcow2');
+    await createImage(
+      tools,
+      { path: empty, format: 'qcow2', sizeBytes: layer.virtualSizeBytes, clusterBytes: layer.clusterBytes },
+      { signal },
+    );
+    const nodes = [
+      { ...qcow2('empty', empty), 'read-only': true },
+      { ...qcow2('layer', pull.layer), 'read-only': true, backing: 'empty' },
+      { ...qcow2('top', pull.path), backing: 'layer' },
+    ];
+    const { backingLink } = top;
+    await withDaemon(tools, { nodes, socket: join(dir, 'qmp.sock'), signal }, (client) =>
+      stream(client, backingLink, signal),
+    );
+  } catch (error) {
+    if (signal?.aborted) throw cancelledBy(signal);
+    if (error instanceof QmpvaultError) throw error;
+    throw failed(pull.path, messageOf(error), error);
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+function qcow2(node: string, path: string): object {
+  return { 'node-name': node, driver: 'qcow2', file: { driver: 'file', filename: resolve(path) } };
+}
+
+async function stream(client: QmpClient, link: string, signal: AbortSignal | undefined): Promise<void> {
+  const run = (command: string, args: Record<string, unknown>) =>
+    client.execute(command, args, { signal, timeoutMs: COMMAND_MS });
+  const listener = client.listen(isOfJob(JOB));
+  await run('block-stream', {
+    'job-id': JOB,
+    device: 'top',
+    'base-node': 'empty',
+    'backing-file': link,
+    'auto-dismiss': false,
+  });
+  await followJob(client, listener, JOB, { signal });
+  // Closing writes the tables; the end of the process does not (m: 5.2).
+  await run('blockdev-del', { 'node-name': 'top' });
+}
+
+async function withDaemon(
+  tools: QemuTools,
+  { nodes, socket, signal }: { nodes: readonly object[]; socket: string; signal: AbortSignal | undefined },
+  work: (client: QmpClient) => Promise<void>,
+): Promise<void> {
+  const chardev = `socket,id=qmp,path=${socketPath(socket).replaceAll(',', ',,')},server=on,wait=off`;
+  // The files stand in the arguments, so that endLeftoverTools finds the process by them.
+  const blockdevs = nodes.flatMap((node) => ['--blockdev', JSON.stringify(node)]);
+  const command = [tools.storageDaemon, ...blockdevs, '--chardev', chardev, '--monitor', 'chardev=qmp'];
+  const daemon = execa('setpriv', ['--pdeathsig', 'KILL', ...command], {
+    detached: true,
+    reject: false,
+    stdin: 'ignore',
+    stdout: 'ignore',
+    maxBuffer: 1024 ** 2,
+    env: { LC_ALL: 'C' },
+  });
+  try {
+    const client = await until(() => connect(socket, daemon), {
+      signal,
+      timeoutMs: START_MS,
+      what: `the socket ${socket} of qemu-storage-daemon`,
+      code: 'image-tool-failed',
+    });
+    try {
+      await work(client);
+      await client.execute('quit', {}, { signal, timeoutMs: COMMAND_MS });
+      const { stderr, exitCode } = await bounded(daemon, {
+        signal,
+        timeoutMs: COMMAND_MS,
+        what: 'the end of qemu-storage-daemon',
+      });
+      // It speaks only of failures, such as of a table that could not be written, and ends well all the same.
+      if (exitCode !== 0 || stderr !== '')
+        throw failed(tools.storageDaemon, stderr || `exit code ${exitCode}`);
+    } finally {
+      await client.close();
+    }
+  } finally {
+    daemon.kill('SIGKILL');
+    await bounded(daemon, { timeoutMs: DEATH_MS, what: 'its end' }).catch(() => daemon.unref());
+  }
+}
+
+interface Daemon extends PromiseLike<{ stderr: string; shortMessage?: string | undefined }> {
+  readonly exitCode: number | null;
+  readonly signalCode: NodeJS.Signals | null;
+  readonly pid?: number | undefined;
+}
+
+async function connect(path: string, daemon: Daemon): Promise<QmpClient | undefined> {
+  try {
+    return await QmpClient.connect({ path });
+  } catch (error) {
+    if (!['ENOENT', 'ECONNREFUSED'].includes(errnoOf(error) ?? '')) throw error;
+    if (daemon.exitCode === null && daemon.signalCode === null && daemon.pid !== undefined) return undefined;
+    const { stderr, shortMessage } = await daemon;
+    throw failed('qemu-storage-daemon', stderr || shortMessage || 'it ended at once');
+  }
+}
+
+function failed(path: string, reason: string, cause?: unknown): QmpvaultError {
+  const errno = reason.includes('No space left on device') ? 'ENOSPC' : undefined;
+  return new QmpvaultError('image-tool-failed', `pulling the backing file into ${path} failed: ${reason}`, {
+    details: { path },
+    cause: errno ? Object.assign(new Error(reason), { code: errno }) : cause,
+  });
+}
