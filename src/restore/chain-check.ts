@@ -7,9 +7,10 @@ import * as fs from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type ErrorCode, errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { type Qcow2Header, readQcow2Header } from '../image/qcow2-header.ts';
-import { checkBackingLink } from '../vault/links.ts';
+import type { DiskFile } from '../vault/change.ts';
+import { backingLinkTo, checkBackingLink } from '../vault/links.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
-import type { DiskPlan, Layer } from './restore-plan.ts';
+import type { DiskChain, Layer } from './restore-plan.ts';
 
 /**
  * The VM's folder without symbolic links: the vault may be reached through some, its inside may not.
@@ -30,17 +31,23 @@ export async function realFolder(vm: VmFolder): Promise<string> {
  * @returns the image to give to qemu-img
  * @throws link-refused, image-invalid, vault-unreadable
  */
-export async function checkChain(folder: string, { disk, layers }: DiskPlan): Promise<string> {
-  const paths: string[] = [];
-  for (const layer of layers) {
+export async function checkChain(folder: string, { disk, layers }: DiskChain): Promise<string> {
+  const [top] = layers;
+  if (top === undefined) throw new QmpvaultError('internal', `the disk ${disk} has no images`);
+  // Each at most once: what is left gets less, and a loop has an end.
+  const left = new Set(layers);
+  for (let layer = top; ; ) {
+    left.delete(layer);
     const path = join(folder, layer.point, layer.file);
     await checkFile(path, layer);
-    checkHeader(path, layer, await readQcow2Header(path));
-    paths.push(path);
+    const backing = checkHeader(path, layer, await readQcow2Header(path));
+    if (backing === null) return join(folder, top.point, top.file);
+    const next = [...left].find(({ point, file }) => point === backing.point && file === backing.file);
+    if (next === undefined) {
+      throw refusal('manifest-invalid', path, `stands on ${name(backing)}, of which there is no manifest`);
+    }
+    layer = next;
   }
-  const [top] = paths;
-  if (top === undefined) throw new QmpvaultError('internal', `the disk ${disk} has no images`);
-  return top;
 }
 
 async function checkFile(path: string, layer: Layer): Promise<void> {
@@ -51,7 +58,7 @@ async function checkFile(path: string, layer: Layer): Promise<void> {
     const found = await fs.stat(path);
     if (!found.isFile()) throw refusal('image-invalid', path, 'is no regular file');
     // QEMU reads zeroes behind the end of a file: a cut-off image would be restored with holes, in silence.
-    if (found.size < layer.storedBytes) {
+    if (layer.storedBytes !== null && found.size < layer.storedBytes) {
       const sizes = `is cut off: it has ${found.size} bytes, its manifest says ${layer.storedBytes}`;
       throw refusal('image-invalid', path, sizes);
     }
@@ -71,23 +78,32 @@ async function checkFile(path: string, layer: Layer): Promise<void> {
   }
 }
 
-function checkHeader(path: string, { point, virtualSizeBytes, backing }: Layer, header: Qcow2Header): void {
+/** @returns the backing file that it names */
+function checkHeader(
+  path: string,
+  { point, virtualSizeBytes, backings }: Layer,
+  header: Qcow2Header,
+): DiskFile | null {
   if (header.externalData) throw refusal('link-refused', path, 'keeps its data in another file');
   const found =
     header.backingLink === null
       ? null
       : checkBackingLink({ link: header.backingLink, format: header.backingFormat, where: path, point });
-  if (found?.point !== backing?.point || found?.file !== backing?.file) {
-    const name = (link: typeof found) =>
-      link ? `the backing file ../${link.point}/${link.file}` : 'no backing file';
-    throw refusal('link-refused', path, `has ${name(found)}, where its manifest says ${name(backing)}`);
+  if (!backings.some((backing) => found?.point === backing?.point && found?.file === backing?.file)) {
+    const said = backings.map(name).join(' or ');
+    throw refusal('link-refused', path, `stands on ${name(found)}, where its manifest says on ${said}`);
   }
   if (header.encrypted) throw refusal('image-invalid', path, 'is encrypted');
   if (header.corrupt) throw refusal('image-invalid', path, 'is marked as corrupt');
-  if (header.virtualSizeBytes !== virtualSizeBytes) {
+  if (virtualSizeBytes !== null && header.virtualSizeBytes !== virtualSizeBytes) {
     const sizes = `has ${header.virtualSizeBytes} bytes, where its manifest says ${virtualSizeBytes}`;
     throw refusal('image-invalid', path, sizes);
   }
+  return found;
+}
+
+function name(file: DiskFile | null): string {
+  return file === null ? 'no backing file' : backingLinkTo(file.point, file.file);
 }
 
 function refusal(

@@ -75,7 +75,7 @@ export async function restorePoint(
   const reader = await vm.registerReader({ what: 'a restore', waitMs: CHANGE_MS, signal });
   try {
     const listing = await vm.points();
-    const plans = planRestore(listing.points, selectPoint(listing, request.point), request);
+    const plans = planRestore(listing, selectPoint(listing, request.point), request);
     const jobs = await prepare(tools, vault, folder, plans, request, signal);
     await write(tools, jobs, request.format, control, () => reader.assertRegistered());
     return {
