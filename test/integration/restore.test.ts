@@ -5,11 +5,13 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { execa } from 'execa';
 import t from 'tap';
 import type { DiskName, VmName } from '../../src/base/ids.ts';
 import { GiB, MiB } from '../../src/base/units.ts';
@@ -17,6 +19,7 @@ import { imageInfo } from '../../src/image/qemu-img.ts';
 import { qemuTools } from '../../src/image/tools.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
 import type { RestoreRequest, RestoreTarget } from '../../src/restore/restore-plan.ts';
+import type { Change, Move } from '../../src/vault/change.ts';
 import { VaultMemory } from '../../src/vault/memory.ts';
 import { openVault } from '../../src/vault/vault.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
@@ -208,4 +211,62 @@ t.test("'latest' passes over a point that cannot be read, and says so", async (t
   t.ok(readFileSync(target).equals(made.truth('p2', 'vda')));
   t.equal(warnings.length, 1);
   t.match(warnings[0], /p3/);
+});
+
+t.test('a change that a killed process left open keeps nobody from restoring', async (t) => {
+  const made = await HandMadeVault.withChain(t);
+  const [, p2, p3] = made.points;
+  const { path } = made.vault.vm('web1');
+  const move = (disk: string): Move => ({
+    point: p3!.id,
+    disk: disk as DiskName,
+    file: `${disk}.qcow2`,
+    from: { point: p2!.id, file: `${disk}.qcow2` },
+    backing: { point: made.points[0]!.id, file: `${disk}.qcow2` },
+    how: 'rewrite',
+  });
+  const change: Change = {
+    format: 1,
+    what: 'delete of p2',
+    stage: 'switching',
+    moves: [move('vda'), move('vdb')],
+    parents: [{ point: p3!.id, parent: made.points[0]!.id }],
+    removes: [p2!.id],
+  };
+  const restoresTo = async (what: string) => {
+    for (const id of ['p1', 'p3']) {
+      const target = onto({ vda: join(made.dir, 'a'), vdb: join(made.dir, 'b') });
+      await restorePoint(tools, made.vault, ask(target, { point: id, format: 'raw', force: true }));
+      t.ok(readFileSync(join(made.dir, 'a')).equals(made.truth(id, 'vda')), `vda of ${id} ${what}`);
+      t.ok(readFileSync(join(made.dir, 'b')).equals(made.truth(id, 'vdb')), `vdb of ${id} ${what}`);
+    }
+  };
+  writeFileSync(join(path, 'journal.json'), JSON.stringify(change));
+  await restoresTo('before a file is moved');
+  const gone = restorePoint(tools, made.vault, ask({ dir: join(made.dir, 'x') }, { point: 'p2' }));
+  await t.rejects(gone, { code: 'point-unknown' }, 'what goes is no point any more');
+  await execa('qemu-img', [
+    'rebase',
+    '-f',
+    'qcow2',
+    '-b',
+    '../p1/vda.qcow2',
+    '-F',
+    'qcow2',
+    made.file('p3', 'vda'),
+  ]);
+  await restoresTo('when one of two disks is moved');
+  await execa('qemu-img', [
+    'rebase',
+    '-f',
+    'qcow2',
+    '-b',
+    '../p1/vdb.qcow2',
+    '-F',
+    'qcow2',
+    made.file('p3', 'vdb'),
+  ]);
+  await restoresTo('when both are');
+  rmSync(join(path, 'p2'), { recursive: true });
+  await restoresTo('when the point has gone');
 });

@@ -21,7 +21,7 @@ export function addShow(program: Command, shell: Shell): void {
       const point = selectPoint(listing, selector);
       await shell.output.result({
         json: { point: pointJson(point) },
-        text: pointDetails(point, chainText(listing.points, point)),
+        text: pointDetails(point, chainText([...listing.points, ...listing.going], point)),
       });
     });
 }
