@@ -1,0 +1,24 @@
+import { join } from 'node:path';
+import { sha256File } from '../vault/digest.ts';
+import type { Lease } from '../vault/lease.ts';
+import type { Manifest, ManifestDisk } from '../vault/manifest.ts';
+import type { VmFolder } from '../vault/vm-folder.ts';
+import type { UpkeepControl } from './engine.ts';
+
+/** Reads the files back whose digests are pending, and writes them down. @throws cancelled: they stay pending then */
+export async function digestPending(
+  folder: VmFolder,
+  lease: Lease,
+  point: Manifest,
+  { signal }: UpkeepControl,
+): Promise<Manifest> {
+  if (point.disks.every(({ sha256 }) => sha256 !== null)) return point;
+  const disks: ManifestDisk[] = [];
+  for (const disk of point.disks) {
+    const path = join(folder.path, point.id, disk.file);
+    disks.push({ ...disk, sha256: disk.sha256 ?? (await sha256File(path, { signal })) });
+  }
+  const digested = { ...point, disks };
+  await folder.replaceManifest(digested, lease);
+  return digested;
+}
