@@ -1,12 +1,13 @@
 /** A backup as its caller sees it: connect, clean up after the dead, look, run. */
-import { codeOf } from '../base/errors.ts';
+import { codeOf, messageOf } from '../base/errors.ts';
+import type { Manifest } from '../vault/manifest.ts';
 import type { Vault } from '../vault/vault.ts';
 import { Vm } from '../vm/vm.ts';
 import type { BackupRequest, BackupResult, Engine, RunControl } from './engine.ts';
 import { digestFulls } from './publish.ts';
 import { reconcile } from './release.ts';
-import { Run } from './run.ts';
-import { survey } from './survey.ts';
+import { Run, type RunContext } from './run.ts';
+import { type Survey, survey } from './survey.ts';
 
 /**
  * Makes one restore point of a VM. After an error the VM and the vault are as before; what could not be undone
@@ -29,26 +30,63 @@ export async function backUp(
   });
   const warnings = await reconcile(engine, vm, folder, lease);
   await vm.refuseWhileMoving();
-  const found = await survey(vm, folder, request);
+  const context = { engine, vault, folder, lease, vm, request, control, beganMs };
+  const point = await attempt(context, warnings).catch(async (error: unknown) => {
+    // Whether the VM's NBD server is free shows itself only when it is started.
+    if (codeOf(error) !== 'vm-nbd-taken') throw error;
+    return attempt(context, warnings, messageOf(error));
+  });
+  // The VM is no longer needed: somebody else may have its socket.
+  await vm.close();
+  return { point: await digest(context, point, warnings), warnings };
+}
+
+async function attempt(
+  context: Omit<RunContext, 'survey'>,
+  warnings: string[],
+  resyncTrouble?: string,
+): Promise<Manifest> {
+  const { engine, vm, folder, request } = context;
+  const found = await survey(vm, folder, { ...request, resyncTrouble });
   engine.log.info(
     { vm: request.vm, how: found.plan.how, why: found.plan.why },
     `next is a ${found.plan.kind}`,
   );
-  const run = new Run({ engine, vault, folder, lease, vm, request, control, survey: found, beganMs });
-  let point: BackupResult['point'];
+  warnings.push(...found.warnings, ...(await sealDamaged(context, found)));
+  const run = new Run({ ...context, survey: found });
   try {
-    point = await run.make();
-  } finally {
-    for (const warning of [...warnings, ...run.warnings]) engine.log.warn({ vm: request.vm }, warning);
+    const point = await run.make();
+    warnings.push(...run.warnings);
+    return point;
+  } catch (error) {
+    // The caller gets the error; what else happened is in the log.
+    for (const warning of run.warnings) engine.log.warn({ vm: request.vm }, warning);
+    throw error;
   }
-  warnings.push(...found.warnings, ...run.warnings);
-  // The VM is no longer needed: somebody else may have its socket.
-  await vm.close();
+}
+
+/** What is put on top of a damaged point is lost with it: nothing more shall be, also once the damage is forgotten. */
+async function sealDamaged(
+  { folder, lease }: Pick<RunContext, 'folder' | 'lease'>,
+  { points, damaged }: Survey,
+): Promise<string[]> {
+  const found = points.filter(({ id, sealed }) => damaged.has(id) && !sealed);
+  for (const point of found) await folder.replaceManifest({ ...point, sealed: true }, lease);
+  return found.map(
+    ({ id }) => `${damaged.get(id)}: ${id} is sealed, and what stands on it cannot be restored`,
+  );
+}
+
+async function digest(
+  { folder, lease, control }: Omit<RunContext, 'survey'>,
+  point: Manifest,
+  warnings: string[],
+): Promise<Manifest> {
   try {
-    point = await digestFulls(folder, lease, point, control);
+    return await digestFulls(folder, lease, point, control);
   } catch (error) {
     if (codeOf(error) !== 'cancelled') throw error;
     warnings.push(`cancelled while reading ${point.id} back: it is published, its digests are pending`);
+    return point;
   }
-  return { point, warnings };
 }

@@ -11,9 +11,9 @@ import { CopyJobs, copyAction } from '../vm/copy-jobs.ts';
 import { takeAt, takeMoment } from '../vm/moment.ts';
 import { runNode } from '../vm/run-names.ts';
 import { addScratch } from '../vm/scratch.ts';
-import { addAccess, addFilter, addTarget } from '../vm/snapshot.ts';
+import { addAccess, addFilter, addTarget, exportAccess, startNbdServer } from '../vm/snapshot.ts';
 import type { Vm } from '../vm/vm.ts';
-import { nbdSocket } from './run-folders.ts';
+import { nbdSocket, vmNbdSocket } from './run-folders.ts';
 import type { Captured, RunSite } from './site.ts';
 
 /** The writer already serves the targets. */
@@ -26,6 +26,8 @@ async function captureThroughSnapshot(site: RunSite): Promise<Captured> {
   const { client } = vm;
   const { reachStep } = engine;
   const targets = await addTargets(site);
+  if (disks.some(({ plan }) => plan.how === 'resync'))
+    await startNbdServer(client, vmNbdSocket(site.folders));
   await reachStep('scratch');
   const filters: NodeName[] = [];
   for (const { index, disk } of disks) {
@@ -47,13 +49,18 @@ async function captureThroughSnapshot(site: RunSite): Promise<Captured> {
   });
   await reachStep('jobs');
   const actions: object[] = [];
-  for (const [i, { index, disk, parentBitmap }] of disks.entries()) {
+  for (const [i, { index, disk, plan }] of disks.entries()) {
     const source = await addAccess(client, { run, index, filter: filters[i] as NodeName });
-    if (parentBitmap !== null) await copyBitmap(client, { from: disk.node, name: parentBitmap, to: source });
-    const bitmap = parentBitmap === null ? null : DELTA;
-    actions.push(copyAction(run, { index, source, target: targets[i] as NodeName, bitmap }));
+    if (plan.how === 'resync') {
+      await exportAccess(client, { run, index, access: source, name: disk.name });
+      continue;
+    }
+    if (plan.how === 'tracked') await copyBitmap(client, { from: disk.node, name: plan.bitmap, to: source });
+    const bitmap = plan.how === 'tracked' ? DELTA : null;
+    const target = targets.get(index);
+    if (target !== undefined) actions.push(copyAction(run, { index, source, target, bitmap }));
   }
-  const indexes = disks.map(({ index }) => index);
+  const indexes = [...targets.keys()];
   return { moment, jobs: await CopyJobs.start(client, { run, indexes, actions, grouped: true }) };
 }
 
@@ -69,10 +76,15 @@ async function captureFromSource(site: RunSite): Promise<Captured> {
   const tuning = vm.capabilities.backupTuning
     ? { 'x-perf': { 'max-workers': 4, 'max-chunk': 256 * 1024 } }
     : {};
-  const copies = disks.map(({ index, disk, parentBitmap }, i) =>
+  const copies = disks.map(({ index, disk, plan }) =>
     copyAction(
       run,
-      { index, source: disk.node, target: targets[i] as NodeName, bitmap: parentBitmap },
+      {
+        index,
+        source: disk.node,
+        target: targets.get(index) as NodeName,
+        bitmap: plan.how === 'tracked' ? plan.bitmap : null,
+      },
       tuning,
     ),
   );
@@ -99,11 +111,15 @@ async function copyBitmap(
   });
 }
 
-async function addTargets({ vm, run, disks, folders }: RunSite): Promise<NodeName[]> {
+/** The writer's exports as nodes of the VM, by the disk's index; a disk that is compared needs none. */
+async function addTargets({ vm, run, disks, folders }: RunSite): Promise<Map<number, NodeName>> {
   const socket = nbdSocket(folders);
-  return Promise.all(
-    disks.map(({ index, disk }) => addTarget(vm.client, { run, index, socket, exportName: disk.name })),
-  );
+  const targets = new Map<number, NodeName>();
+  for (const { index, disk, plan } of disks) {
+    if (plan.how === 'resync') continue;
+    targets.set(index, await addTarget(vm.client, { run, index, socket, exportName: disk.name }));
+  }
+  return targets;
 }
 
 async function drawRunPatterns({ vm, run, disks }: RunSite): Promise<void> {

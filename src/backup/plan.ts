@@ -3,11 +3,11 @@
  *
  * A disk's bitmap can be trusted only if it is the one that belongs to a published point of this VM in this vault,
  * is recording, and proved its identity. Everything else means that changes may be missing from it: then the
- * whole disk is read again.
+ * whole disk is read again, and compared with the parent point (resync) or copied (full).
  */
-import type { BitmapName, DiskName } from '../base/ids.ts';
+import type { BitmapName, DiskName, PointId } from '../base/ids.ts';
 import { formatBytes } from '../base/units.ts';
-import { chainLength, isSealedChain, newest } from '../vault/chain.ts';
+import { ancestors, chainLength, isSealedChain, newest } from '../vault/chain.ts';
 import type { Manifest } from '../vault/manifest.ts';
 
 /** What was found of a disk's bitmaps. `why` is a clause that fits behind the disk's name. */
@@ -19,6 +19,8 @@ export interface DiskFacts {
   readonly name: DiskName;
   readonly sizeBytes: number;
   readonly bitmap: BitmapHealth;
+  /** Why its contents cannot be compared with those of a point; null: they can. */
+  readonly resyncTrouble: string | null;
 }
 
 export interface Facts {
@@ -28,26 +30,36 @@ export interface Facts {
   readonly broken: readonly { readonly id: string }[];
   readonly disks: readonly DiskFacts[];
   readonly wishes: { readonly full: boolean; readonly fullEvery: number };
-  /** What is wrong with the files of the newest point's chain; null: nothing was found. */
-  readonly chainTrouble: string | null;
+  /** Points with a file that is missing or has another length than its manifest says, and which. */
+  readonly damaged: ReadonlyMap<PointId, string>;
 }
 
 export type FullReason = 'first' | 'requested' | 'cadence' | 'chain-sealed' | 'disks-changed' | 'bitmap-lost';
 
+/** How one disk gets into an incremental point. */
+export type DiskPlan =
+  | { readonly how: 'tracked'; readonly bitmap: BitmapName }
+  | { readonly how: 'resync'; readonly why: string }
+  /** The parent does not have it. */
+  | { readonly how: 'full' };
+
+export interface IncrementalPlan {
+  readonly kind: 'incremental';
+  readonly how: 'tracked' | 'resynced' | 'branched';
+  readonly why: string;
+  readonly parent: Manifest;
+  readonly disks: ReadonlyMap<DiskName, DiskPlan>;
+}
+
 export type Plan =
   | { readonly kind: 'full'; readonly how: FullReason; readonly why: string }
-  | {
-      readonly kind: 'incremental';
-      readonly how: 'tracked';
-      readonly why: string;
-      readonly parent: Manifest;
-      readonly bitmaps: ReadonlyMap<DiskName, BitmapName>;
-    };
+  | IncrementalPlan;
 
-export function planBackup({ points, broken, disks, wishes, chainTrouble }: Facts): Plan {
+export function planBackup(facts: Facts): Plan {
+  const { points, broken, disks, wishes } = facts;
   const full = (how: FullReason, why: string): Plan => ({ kind: 'full', how, why });
-  const parent = newest(points);
-  if (parent === null) {
+  const last = newest(points);
+  if (last === null) {
     return broken.length === 0
       ? full('first', 'there is no restore point of this VM yet')
       : full(
@@ -56,14 +68,11 @@ export function planBackup({ points, broken, disks, wishes, chainTrouble }: Fact
         );
   }
   if (wishes.full) return full('requested', 'a full was asked for');
-  if (isSealedChain(points, parent.id))
-    return full(
-      'chain-sealed',
-      `the chain of ${parent.id} is sealed, or a point in it is missing or damaged`,
-    );
-  if (chainTrouble !== null)
-    return full('chain-sealed', `the chain of ${parent.id} cannot be built on: ${chainTrouble}`);
 
+  const older = rolledBackTo(facts, last);
+  const parent = older ?? last;
+  const trouble = chainTrouble(facts, parent);
+  if (trouble !== null) return full('chain-sealed', trouble);
   const length = chainLength(points, parent.id);
   if (length >= wishes.fullEvery) {
     return full(
@@ -71,36 +80,92 @@ export function planBackup({ points, broken, disks, wishes, chainTrouble }: Fact
       `the chain has ${length} point${length === 1 ? '' : 's'}, and a full is due every ${wishes.fullEvery}`,
     );
   }
-  const changed = disksChanged(parent, disks);
-  if (changed !== null) return full('disks-changed', changed);
-
-  const bitmaps = new Map<DiskName, BitmapName>();
-  for (const { name, bitmap } of disks) {
-    if (bitmap.state === 'lost')
-      return full('bitmap-lost', `changes of ${name} since ${parent.id} are unknown: ${bitmap.why}`);
-    if (bitmap.point.id !== parent.id) {
+  const shrunk = disks.find(
+    ({ name, sizeBytes }) => sizeBytes < (entryOf(parent, name)?.virtualSizeBytes ?? 0),
+  );
+  if (shrunk !== undefined) {
+    const before = formatBytes(entryOf(parent, shrunk.name)?.virtualSizeBytes ?? 0);
+    return full('disks-changed', `${shrunk.name} shrank from ${before} to ${formatBytes(shrunk.sizeBytes)}`);
+  }
+  const plans = new Map(disks.map((disk) => [disk.name, diskPlan(disk, parent)]));
+  const named = (how: DiskPlan['how']) =>
+    disks.filter(({ name }) => plans.get(name)?.how === how).map(({ name }) => name);
+  if (named('full').length === disks.length) {
+    return full('disks-changed', `none of the disks (${named('full').join(', ')}) is in ${parent.id}`);
+  }
+  const lost: string[] = [];
+  for (const { name, resyncTrouble } of disks) {
+    const plan = plans.get(name);
+    if (plan?.how !== 'resync') continue;
+    const what = `changes of ${name} since ${parent.id} are unknown: ${plan.why}`;
+    if (resyncTrouble !== null) {
       return full(
         'bitmap-lost',
-        `the bitmap of ${name} belongs to ${bitmap.point.id}, not to the newest point ${parent.id}: was the disk rolled back?`,
+        `${what}. Its contents cannot be compared with the point's: ${resyncTrouble}`,
       );
     }
-    bitmaps.set(name, bitmap.name);
+    lost.push(what);
   }
-  const why = `changes since ${parent.id} are tracked on all disks`;
-  return { kind: 'incremental', how: 'tracked', why, parent, bitmaps };
+  const how = older !== null ? 'branched' : lost.length > 0 ? 'resynced' : 'tracked';
+  return {
+    kind: 'incremental',
+    how,
+    why: inWords(parent, how, lost, named('full'), gone(parent, disks)),
+    parent,
+    disks: plans,
+  };
 }
 
-/** How the set of disks differs from that of the parent point, in words; null: it fits. A grown disk fits. */
-function disksChanged(parent: Manifest, disks: readonly DiskFacts[]): string | null {
-  const now = new Map(disks.map((disk) => [disk.name as string, disk]));
-  const before = new Map(parent.disks.map((disk) => [disk.name as string, disk]));
-  const added = [...now.keys()].filter((name) => !before.has(name));
-  const removed = [...before.keys()].filter((name) => !now.has(name));
-  if (added.length > 0) return `${added.join(', ')} was not in ${parent.id}`;
-  if (removed.length > 0) return `${removed.join(', ')} of ${parent.id} is no longer there`;
-  for (const [name, { sizeBytes }] of now) {
-    const then = before.get(name)?.virtualSizeBytes ?? 0;
-    if (sizeBytes < then) return `${name} shrank from ${formatBytes(then)} to ${formatBytes(sizeBytes)}`;
+function diskPlan({ name, bitmap }: DiskFacts, parent: Manifest): DiskPlan {
+  if (entryOf(parent, name) === undefined) return { how: 'full' };
+  if (bitmap.state === 'lost') return { how: 'resync', why: bitmap.why };
+  if (bitmap.point.id === parent.id) return { how: 'tracked', bitmap: bitmap.name };
+  return { how: 'resync', why: `its bitmap tells those since ${bitmap.point.id}: was it alone rolled back?` };
+}
+
+/** The one older point whose valid bitmap all disks carry, if something can be put on top of it. */
+function rolledBackTo(facts: Facts, last: Manifest): Manifest | null {
+  const [first, ...others] = facts.disks.map(({ bitmap }) =>
+    bitmap.state === 'tracked' ? bitmap.point : null,
+  );
+  if (first === undefined || first === null || first.id === last.id) return null;
+  if (!others.every((point) => point?.id === first.id)) return null;
+  return chainTrouble(facts, first) === null ? first : null;
+}
+
+/** Why nothing may be put on top of a point, in words. */
+function chainTrouble({ points, damaged }: Facts, point: Manifest): string | null {
+  if (isSealedChain(points, point.id)) {
+    return `the chain of ${point.id} is sealed, or a point in it is missing or cannot be read`;
+  }
+  for (const { id } of [point, ...ancestors(points, point.id)]) {
+    const damage = damaged.get(id);
+    if (damage !== undefined) return `the chain of ${point.id} is damaged: ${damage}`;
   }
   return null;
+}
+
+function entryOf(point: Manifest, name: DiskName) {
+  return point.disks.find((disk) => disk.name === name);
+}
+
+function gone(parent: Manifest, disks: readonly DiskFacts[]): DiskName[] {
+  return parent.disks.map(({ name }) => name).filter((name) => !disks.some((disk) => disk.name === name));
+}
+
+function inWords(
+  { id }: Manifest,
+  how: IncrementalPlan['how'],
+  lost: readonly string[],
+  added: readonly DiskName[],
+  removed: readonly DiskName[],
+): string {
+  const parts = {
+    tracked: [`changes since ${id} are tracked on all ${added.length > 0 ? 'other ' : ''}disks`],
+    branched: [`all disks were rolled back to ${id}, and changes since then are tracked`],
+    resynced: [...lost, 'found out by comparing contents'],
+  }[how];
+  if (added.length > 0) parts.push(`${added.join(', ')} is not in ${id} and is copied in full`);
+  if (removed.length > 0) parts.push(`${removed.join(', ')} of ${id} is no longer there`);
+  return parts.join('; ');
 }

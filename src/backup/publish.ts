@@ -1,7 +1,9 @@
 /** From copied bytes to a restore point: synced by our own descriptors, checked, digested, named. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
+import { readQcow2Header } from '../image/qcow2-header.ts';
 import { checkImage } from '../image/qemu-img.ts';
 import { sha256File } from '../vault/digest.ts';
 import type { Lease } from '../vault/lease.ts';
@@ -51,11 +53,18 @@ export async function publish(context: RunContext, made: Unpublished): Promise<M
 /** Increments are digested before publishing; of a full that would double its time: it follows (`digestFulls`). */
 async function describe(
   { staging, copied }: Unpublished,
-  { index, disk, file, parentBitmap, bitmap }: RunDisk,
+  { index, disk, file, backingLink, bitmap }: RunDisk,
   signal: AbortSignal | undefined,
 ): Promise<ManifestDisk> {
   const path = staging.diskPath(file);
-  const incremental = parentBitmap !== null;
+  const incremental = backingLink !== null;
+  const header = await readQcow2Header(path);
+  if (header.backingLink !== backingLink) {
+    throw new QmpvaultError(
+      'image-invalid',
+      `${path} stands on ${header.backingLink}, not on ${backingLink}`,
+    );
+  }
   return {
     name: disk.name,
     kind: incremental ? 'incremental' : 'full',
@@ -141,7 +150,7 @@ export async function digestFulls(
   for (const disk of point.disks) {
     const path = join(folder.path, point.id, disk.file);
     const onBytes = (bytes: number) => {
-      done.set(disk.name, bytes);
+      done.set(disk.name, (done.get(disk.name) ?? 0) + bytes);
       control.onProgress?.({
         phase: 'digesting',
         disks: point.disks.map(({ name, storedBytes }) => ({

@@ -11,7 +11,7 @@ import { removeBitmaps } from '../vm/bitmaps.ts';
 import { findRuns, unwind } from '../vm/unwind.ts';
 import type { Vm } from '../vm/vm.ts';
 import type { Engine } from './engine.ts';
-import { removeRunFolders } from './run-folders.ts';
+import { removeRunFolders, vmNbdSocket } from './run-folders.ts';
 import { type FoundRun, type RunFacts, readRunRecords, removeRunRecord } from './run-journal.ts';
 
 /** Takes a run's jobs and nodes out of the VM. @returns warnings @throws vm-left-unclean */
@@ -21,6 +21,7 @@ export function takeOut(vm: Vm, { run, folders }: Pick<RunFacts, 'run' | 'folder
     owns: (owner) => owner === run,
     canYank: vm.capabilities.yank && vm.client.oob,
     killWriter: () => Writer.killLeftover({ dir: folders.writer }),
+    nbdServer: folders.nbd === '' ? null : vmNbdSocket(folders),
   });
 }
 

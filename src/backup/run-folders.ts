@@ -31,6 +31,11 @@ export function nbdSocket({ nbd }: RunFolders): string {
   return socketPath(join(nbd, 'nbd.sock'));
 }
 
+/** Where the VM itself serves what is to be compared. @throws path-too-long */
+export function vmNbdSocket({ nbd }: RunFolders): string {
+  return socketPath(join(nbd, 'vm.sock'));
+}
+
 /** @throws vm-unfit when the VM's user could not be given its folders */
 export async function makeRunFolders(folders: RunFolders, vm: VmProcess): Promise<void> {
   for (const folder of [folders.writer, folders.nbd, folders.scratch]) {

@@ -5,30 +5,31 @@
  */
 import { bounded, cancelledBy } from '../base/deadline.ts';
 import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
-import { type DiskName, newBitmapName, newPointId, newRunId } from '../base/ids.ts';
+import { newPointId, newRunId } from '../base/ids.ts';
 import { Guard } from '../image/guard.ts';
-import { createImage } from '../image/qemu-img.ts';
 import { Writer } from '../image/writer.ts';
 import type { Lease } from '../vault/lease.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { Staging } from '../vault/staging.ts';
 import type { Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
-import { GRANULARITY_BYTES, newPattern, removeBitmaps } from '../vm/bitmaps.ts';
+import { removeBitmaps } from '../vm/bitmaps.ts';
 import type { CopyProgress } from '../vm/copy-jobs.ts';
 import { connectAgent, type GuestAgent } from '../vm/guest-agent.ts';
+import { watchMainLoop } from '../vm/main-loop.ts';
 import type { Vm } from '../vm/vm.ts';
 import { vmProcessOf } from '../vm/vm-process.ts';
 import { capture } from './capture.ts';
 import type { BackupPhase, BackupRequest, Engine, RunControl } from './engine.ts';
-import type { Plan } from './plan.ts';
 import { type Copied, publish } from './publish.ts';
 import { release, takeOut } from './release.ts';
+import { compareWithParent, createFile, runDisks } from './run-disks.ts';
 import { makeRunFolders, nbdSocket, runFolders } from './run-folders.ts';
 import { type RunFacts, writeRunRecord } from './run-journal.ts';
 import { refuseFullScratch, refuseWithoutScratch } from './scratch-space.ts';
 import type { RunDisk, RunSite } from './site.ts';
 import type { Survey } from './survey.ts';
+import { together } from './together.ts';
 
 export interface RunContext {
   readonly engine: Engine;
@@ -82,9 +83,8 @@ export class Run {
     await engine.reachStep('journal');
     await writeRunRecord(engine.stateDir, this.#record);
     try {
-      const snapshot = await this.#chooseWay();
-      const site = await this.#prepare(snapshot);
-      const copied = await this.#copy(site, snapshot);
+      const site = await this.#prepare();
+      const copied = await this.#copy(site);
       await engine.reachStep('copied');
       this.warnings.push(...(await takeOut(vm, this.#record)));
       await this.#refuseOvertaken();
@@ -100,21 +100,8 @@ export class Run {
     }
   }
 
-  /** Whether the disks are read through a snapshot, which keeps the NAS away from the guest's writes. */
-  async #chooseWay(): Promise<boolean> {
-    const { vm, request, survey } = this.#context;
-    const why = request.withoutSnapshot
-      ? 'asked for'
-      : await vm.whyNoSnapshot(survey.disks.map(({ disk }) => disk));
-    if (why === null) return true;
-    this.warnings.push(
-      `the disks are read without a snapshot (${why}): meanwhile a slow NAS slows the guest's writes down, and one that fails can fail them`,
-    );
-    return false;
-  }
-
   /** Everything that can be made ready before the VM is touched; the parts do not wait for each other. */
-  async #prepare(snapshot: boolean): Promise<RunSite> {
+  async #prepare(): Promise<RunSite> {
     const { engine, vm, request, control, survey } = this.#context;
     const { signal } = control;
     const folders = this.#record.folders;
@@ -122,7 +109,9 @@ export class Run {
     const [running, process] = await Promise.all([vm.status(), vmProcessOf(vm.socket)]);
     await makeRunFolders(folders, process);
     const disks = survey.disks.map(({ disk }) => disk);
+    const snapshot = survey.noSnapshot === null;
     if (snapshot) await refuseWithoutScratch(folders.scratch, disks);
+    else this.warnings.push(readWithout(survey.noSnapshot));
     await all([
       this.#createFiles(),
       Writer.start({ tools: engine.tools, dir: folders.writer, signal }).then((writer) => {
@@ -145,34 +134,20 @@ export class Run {
   }
 
   async #createFiles(): Promise<void> {
-    const { engine, folder, lease, control, survey } = this.#context;
+    const { engine, folder, lease, control } = this.#context;
     await engine.reachStep('staging');
     const staging = await folder.createStaging(this.#point, lease, this.#run);
     this.#staging = staging;
-    await all(
-      this.#disks.map(async ({ file, disk, parentBitmap }) => {
-        const path = staging.diskPath(file);
-        const backing =
-          parentBitmap === null ? {} : { backing: { link: linkTo(survey.plan, disk.name), format: 'qcow2' } };
-        const image = {
-          path,
-          format: 'qcow2',
-          sizeBytes: disk.sizeBytes,
-          clusterBytes: GRANULARITY_BYTES,
-          ...backing,
-        };
-        await createImage(engine.tools, image, { signal: control.signal });
-        await staging.hold(file);
-      }),
-    );
+    const options = { tools: engine.tools, staging, folders: this.#record.folders, signal: control.signal };
+    await all(this.#disks.map((disk) => createFile(disk, options)));
   }
 
+  /** The writer opens the files that the VM's jobs will write. */
   async #serve(): Promise<void> {
-    const { control } = this.#context;
-    const { signal } = control;
-    for (const { disk, file } of this.#disks) {
-      const path = this.#staging?.diskPath(file);
-      if (path !== undefined) await this.#writer?.addTarget({ name: disk.name, path }, { signal });
+    const { signal } = this.#context.control;
+    for (const { disk, file, plan } of this.#disks) {
+      const path = this.#staged().diskPath(file);
+      if (plan.how !== 'resync') await this.#writer?.addTarget({ name: disk.name, path }, { signal });
     }
     await this.#writer?.serve({ socketPath: nbdSocket(this.#record.folders), signal });
   }
@@ -194,25 +169,44 @@ export class Run {
     this.#guard = await Guard.start({ qmp: vm.client.socket, ...(agent && { agent }) });
   }
 
-  async #copy(site: RunSite, snapshot: boolean): Promise<Copied> {
-    const { control, request } = this.#context;
-    const captured = await capture(site, snapshot);
-    await site.engine.reachStep('copying');
-    this.warnings.push(...captured.moment.warnings);
+  async #copy(site: RunSite): Promise<Copied> {
+    const { control, request, survey, engine } = this.#context;
+    const snapshot = survey.noSnapshot === null;
+    const { moment, jobs } = await capture(site, snapshot);
+    await engine.reachStep('copying');
+    this.warnings.push(...moment.warnings);
     const began = performance.now();
+    const progress = new Map<number, CopyProgress>();
+    const show = (entries: readonly CopyProgress[]) => {
+      for (const entry of entries) progress.set(entry.index, entry);
+      this.#tell('copying', [...progress.values()]);
+    };
+    const { bandwidth, noProgressMs } = request;
+    const options = { tools: engine.tools, staging: this.#staged() };
+    const compared = this.#disks.filter(({ plan }) => plan.how === 'resync');
     try {
-      const progress = await captured.jobs.finish({
-        signal: control.signal,
-        bandwidth: request.bandwidth,
-        noProgressMs: request.noProgressMs,
-        onProgress: (progress) => this.#tell('copying', progress),
-        check: () => (snapshot ? refuseFullScratch(site.folders.scratch) : Promise.resolve()),
+      await together(control.signal, {
+        tasks: [
+          (signal) => jobs.finish({ signal, bandwidth, noProgressMs, onProgress: show }),
+          ...compared.map(
+            (disk) => (signal: AbortSignal) =>
+              compareWithParent(disk, { ...options, signal }, (fraction) =>
+                show([comparing(disk, fraction)]),
+              ),
+          ),
+        ],
+        watchers: [
+          (signal) =>
+            watchMainLoop(site.vm.client, signal, async () => {
+              if (snapshot) await refuseFullScratch(site.folders.scratch);
+            }),
+        ],
       });
-      const bytes = new Map(progress.map(({ index, doneBytes }) => [index, doneBytes]));
-      return { moment: captured.moment, bytes, copyMs: performance.now() - began };
     } finally {
-      captured.jobs.close();
+      jobs.close();
     }
+    const bytes = new Map([...progress.values()].map(({ index, doneBytes }) => [index, doneBytes]));
+    return { moment, bytes, copyMs: performance.now() - began };
   }
 
   /** What happened to the VM under the run would make the point wrong, or its bitmaps useless. */
@@ -239,8 +233,7 @@ export class Run {
     this.#tell('publishing', []);
     const { control } = this.#context;
     await this.#writer?.finish({ signal: control.signal });
-    if (this.#staging === null) throw new QmpvaultError('internal', 'nothing was staged');
-    return publish(this.#context, { run: this.#run, staging: this.#staging, disks: this.#disks, copied });
+    return publish(this.#context, { run: this.#run, staging: this.#staged(), disks: this.#disks, copied });
   }
 
   /** From now on only the new bitmaps tell changes. */
@@ -255,17 +248,24 @@ export class Run {
     }
   }
 
+  /** @param published as far as is known; an error after the rename may have been the last one */
   async #end(published: boolean, out: boolean): Promise<void> {
     const { engine, vm } = this.#context;
+    const kept = published || (this.#staging?.isPublished ?? false);
     await this.#attempt('ending the guard', async () => this.#guard?.end());
     await this.#attempt('closing the guest agent', async () => this.#agent?.close());
     const reachable = vm.client.isOpen ? vm : null;
-    this.warnings.push(...(await release(engine, reachable, this.#record, { published, out })));
-    if (published) return;
+    this.warnings.push(...(await release(engine, reachable, this.#record, { published: kept, out })));
+    if (kept) return;
     const discard = this.#staging?.discard() ?? Promise.resolve();
     await this.#attempt('removing the staging folder', () =>
       bounded(discard, { timeoutMs: NAS_CLEANUP_MS, what: 'the NAS' }),
     );
+  }
+
+  #staged(): Staging {
+    if (this.#staging !== null) return this.#staging;
+    throw new QmpvaultError('internal', 'nothing was staged');
   }
 
   async #attempt(what: string, step: () => Promise<unknown>): Promise<void> {
@@ -304,28 +304,12 @@ export class Run {
   }
 }
 
-function runDisks(vault: Vault, { disks, plan }: Survey): RunDisk[] {
-  return disks.map(({ disk }, index) => ({
-    index,
-    disk,
-    parentBitmap: plan.kind === 'incremental' ? (plan.bitmaps.get(disk.name) ?? null) : null,
-    bitmap: {
-      node: disk.node,
-      name: newBitmapName(vault.id),
-      persistent: disk.keepsBitmaps,
-      sizeBytes: disk.sizeBytes,
-      pattern: newPattern(disk.sizeBytes),
-    },
-    file: `${disk.name}.qcow2`,
-  }));
+function readWithout(why: string | null): string {
+  return `the disks are read without a snapshot (${why}): meanwhile a slow NAS slows the guest's writes down, and one that fails can fail them`;
 }
 
-function linkTo(plan: Plan, disk: DiskName): string {
-  const parent = plan.kind === 'incremental' ? plan.parent : null;
-  const file = parent?.disks.find(({ name }) => name === disk)?.file;
-  if (parent === null || file === undefined)
-    throw new QmpvaultError('internal', `disk ${disk} has no parent to build on`);
-  return `../${parent.id}/${file}`;
+function comparing({ index, disk }: RunDisk, fraction: number): CopyProgress {
+  return { index, doneBytes: Math.round(fraction * disk.sizeBytes), totalBytes: disk.sizeBytes };
 }
 
 /** All of them end, then the first failure is thrown: none is left running behind the clean-up's back. */

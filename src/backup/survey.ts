@@ -5,7 +5,7 @@
 import { lstat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { QmpvaultError } from '../base/errors.ts';
-import { type DiskName, newRunId } from '../base/ids.ts';
+import { type DiskName, newRunId, type PointId } from '../base/ids.ts';
 import { ancestors, isSealedChain, newest } from '../vault/chain.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
@@ -26,6 +26,10 @@ export interface Survey {
   readonly left: readonly LeftOut[];
   readonly points: readonly Manifest[];
   readonly plan: Plan;
+  /** Points with a file that is missing or changed, and which. */
+  readonly damaged: ReadonlyMap<PointId, string>;
+  /** Why the disks have to be read without a snapshot; null: they have not. */
+  readonly noSnapshot: string | null;
   readonly warnings: readonly string[];
 }
 
@@ -33,6 +37,9 @@ export interface SurveyWishes {
   readonly full?: boolean | undefined;
   readonly fullEvery: number;
   readonly exclude?: readonly DiskName[] | undefined;
+  readonly withoutSnapshot?: boolean | undefined;
+  /** Why contents cannot be compared, where that showed itself only when it was tried. */
+  readonly resyncTrouble?: string | undefined;
 }
 
 /** @throws vm-uuid, vm-unfit when no disk is left to back up, disk-unknown for an unknown `exclude` */
@@ -47,10 +54,11 @@ export async function survey(vm: Vm, folder: VmFolder, wishes: SurveyWishes): Pr
       `the VM ${folder.name} has no disk to back up: ${left.map(({ name, why }) => `${name}: ${why}`).join('; ')}`,
     );
   }
-  const [health, chainTrouble] = await Promise.all([
-    bitmapHealths(vm, disks, points),
-    troubleWithChain(folder, points),
-  ]);
+  const noSnapshot = wishes.withoutSnapshot ? 'asked for' : await vm.whyNoSnapshot(disks);
+  const health = await bitmapHealths(vm, disks, points);
+  const resyncTrouble = wishes.resyncTrouble ?? noSnapshot;
+  const trouble = await Promise.all(disks.map((disk) => resyncTrouble ?? vm.whyNoExport(disk)));
+  const damaged = await damagedPoints(folder, points, health);
   const plan = planBackup({
     points,
     broken,
@@ -58,15 +66,18 @@ export async function survey(vm: Vm, folder: VmFolder, wishes: SurveyWishes): Pr
       name: disk.name,
       sizeBytes: disk.sizeBytes,
       bitmap: health[i] as BitmapHealth,
+      resyncTrouble: trouble[i] ?? null,
     })),
     wishes: { full: wishes.full ?? false, fullEvery: wishes.fullEvery },
-    chainTrouble,
+    damaged,
   });
   return {
     disks: disks.map((disk, i) => ({ disk, bitmap: health[i] as BitmapHealth })),
     left: [...left, ...excluded],
     points,
     plan,
+    damaged,
+    noSnapshot,
     warnings: broken.map(({ error }) => error.message),
   };
 }
@@ -120,19 +131,33 @@ async function bitmapHealths(
   return found.map((candidate, i) => healthOf(candidate, proved.get(i), newest(points)));
 }
 
-/** Files of the newest point's chain that are missing or have another length: nothing may be put on top of them. */
-async function troubleWithChain(folder: VmFolder, points: readonly Manifest[]): Promise<string | null> {
+/**
+ * Points with files that are missing or have another length: nothing may be put on top of them. Looked at are the
+ * chains on top of which the next point may come.
+ */
+async function damagedPoints(
+  folder: VmFolder,
+  points: readonly Manifest[],
+  health: readonly BitmapHealth[],
+): Promise<Map<PointId, string>> {
   const last = newest(points);
-  if (last === null || isSealedChain(points, last.id)) return null;
-  const files = [last, ...ancestors(points, last.id)].flatMap((point) =>
-    point.disks.map((disk) => ({ point, disk })),
-  );
-  for (const { point, disk } of files) {
-    const path = join(folder.path, point.id, disk.file);
-    const found = await lstat(path).catch(() => null);
-    if (found === null) return `${path} is missing`;
-    if (!found.isFile() || found.size !== disk.storedBytes)
-      return `${path} has ${found.size} bytes, its manifest says ${disk.storedBytes}`;
+  const tops = [
+    ...(last === null ? [] : [last]),
+    ...health.flatMap((h) => (h.state === 'tracked' ? [h.point] : [])),
+  ];
+  const chains = tops
+    .filter(({ id }) => !isSealedChain(points, id))
+    .flatMap((top) => [top, ...ancestors(points, top.id)]);
+  const damaged = new Map<PointId, string>();
+  for (const point of new Set(chains)) {
+    for (const disk of point.disks) {
+      const path = join(folder.path, point.id, disk.file);
+      const found = await lstat(path).catch(() => null);
+      if (found === null) damaged.set(point.id, `${path} is missing`);
+      else if (!found.isFile() || found.size !== disk.storedBytes) {
+        damaged.set(point.id, `${path} has ${found.size} bytes, its manifest says ${disk.storedBytes}`);
+      }
+    }
   }
-  return null;
+  return damaged;
 }

@@ -41,6 +41,7 @@ export const CODES = {
   'vm-unfit': [EXIT.vm, -32023, 'this QEMU or this disk cannot be backed up'],
   'vm-uuid': [EXIT.vm, -32024, 'a VM of this name but with another UUID is in the vault'],
   'vm-left-unclean': [EXIT.vm, -32025, 'something of ours is left in the VM and could not be removed'],
+  'vm-nbd-taken': [EXIT.vm, -32027, 'the NBD server of the VM serves somebody else'],
   'vm-agent': [EXIT.vm, -32026, 'the guest agent did not do what was required'],
 
   'run-failed': [EXIT.run, -32030, 'a block job failed'],

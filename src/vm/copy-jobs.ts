@@ -13,6 +13,7 @@ import { type ErrorCode, QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
 import { MiB } from '../base/units.ts';
 import type { NodeName } from './block-graph.ts';
+import { ask, stalled, TICK_MS } from './main-loop.ts';
 import { runJob } from './run-names.ts';
 
 export interface CopyDisk {
@@ -35,8 +36,6 @@ export interface FollowOptions {
   readonly bandwidth?: number | undefined;
   readonly noProgressMs?: number | undefined;
   readonly onProgress?: ((progress: readonly CopyProgress[]) => void) | undefined;
-  /** Called about five times a second; throws to end the run (scratch running out). */
-  readonly check?: (() => Promise<void>) | undefined;
 }
 
 const JobsReply = z.array(
@@ -50,9 +49,6 @@ const JobsReply = z.array(
 );
 type Job = z.infer<typeof JobsReply>[number];
 
-const TICK_MS = 200;
-/** How long the main loop may be silent: it is the guest that waits meanwhile. */
-const SILENCE_MS = 400;
 /** block-copy's largest single request; under a low bandwidth limit progress comes in steps of this size. */
 const CHUNK_BYTES = MiB;
 
@@ -126,7 +122,6 @@ export class CopyJobs {
     bandwidth,
     noProgressMs = 5_000,
     onProgress,
-    check,
   }: FollowOptions): Promise<CopyProgress[]> {
     const patienceMs = bandwidth
       ? Math.max(noProgressMs, (4e3 * CHUNK_BYTES * this.#indexOf.size) / bandwidth)
@@ -147,7 +142,6 @@ export class CopyJobs {
       const bytes = jobs.reduce((sum, job) => sum + job['current-progress'], 0);
       if (bytes !== moved.bytes || running.length === 0) moved = { bytes, at: performance.now() };
       if (performance.now() - moved.at > patienceMs) throw stalled(patienceMs);
-      await check?.();
       await this.#change(signal);
     }
   }
@@ -171,13 +165,7 @@ export class CopyJobs {
   }
 
   async #read(): Promise<Job[]> {
-    try {
-      const jobs = JobsReply.parse(await this.#client.execute('query-jobs', {}, { timeoutMs: SILENCE_MS }));
-      return jobs.filter((job) => this.#indexOf.has(job.id));
-    } catch (error) {
-      if (error instanceof QmpError && error.code === 'qmp-timeout') throw stalled(SILENCE_MS, error);
-      throw error;
-    }
+    return JobsReply.parse(await ask(this.#client, 'query-jobs')).filter((job) => this.#indexOf.has(job.id));
   }
 
   #progressOf(job: Job): CopyProgress {
@@ -234,11 +222,4 @@ function meaningOf(error: string): { code: ErrorCode; meaning: string } {
     };
   }
   return { code: 'run-failed', meaning: '' };
-}
-
-function stalled(afterMs: number, cause?: unknown): QmpvaultError {
-  return new QmpvaultError('run-stalled', `no progress for ${Math.round(afterMs)} ms: does the NAS hang?`, {
-    details: { afterMs },
-    cause,
-  });
 }

@@ -26,6 +26,10 @@ export function createJob(run: RunId, disk: number): string {
   return `${NODE_PREFIX}${run}-m${disk}`;
 }
 
+export function runExport(run: RunId, disk: number): string {
+  return `${NODE_PREFIX}${run}-e${disk}`;
+}
+
 /** The run that a node, job or export belongs to; null: not ours. */
 export function runOf(name: string): RunId | null {
   return (/^qv-([0-9a-f]{8})-/.exec(name)?.[1] ?? null) as RunId | null;

@@ -6,10 +6,11 @@
  * `cbw-timeout` 4 s: above that the value overflows before QEMU 9.1. No `bitmap`: it would make the filter copy
  * only what the increment needs, but everything else then reads as an error instead of as itself.
  */
-import type { QmpClient } from '../../qmp/index.ts';
+import { type QmpClient, QmpCommandError } from '../../qmp/index.ts';
+import { QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
 import type { NodeName } from './block-graph.ts';
-import { runNode } from './run-names.ts';
+import { runExport, runNode } from './run-names.ts';
 
 const CBW_TIMEOUT_S = 4;
 
@@ -53,4 +54,34 @@ export async function addTarget(
     export: exportName,
   });
   return node;
+}
+
+/** The VM has one NBD server. @throws vm-nbd-taken when somebody else started it */
+export async function startNbdServer(client: QmpClient, socket: string): Promise<void> {
+  try {
+    await client.execute('nbd-server-start', { addr: { type: 'unix', data: { path: socket } } });
+  } catch (cause) {
+    if (!(cause instanceof QmpCommandError)) throw cause;
+    throw new QmpvaultError('vm-nbd-taken', `the VM's NBD server cannot be had: ${cause.description}`, {
+      cause,
+    });
+  }
+}
+
+/** Lets others read a snapshot over NBD. */
+export async function exportAccess(
+  client: QmpClient,
+  { run, index, access, name }: { run: RunId; index: number; access: NodeName; name: string },
+): Promise<void> {
+  await client.execute('block-export-add', {
+    type: 'nbd',
+    id: runExport(run, index),
+    'node-name': access,
+    name,
+  });
+}
+
+/** How such an export is named in a backing link. */
+export function nbdLink(socket: string, name: string): string {
+  return `nbd+unix:///${encodeURIComponent(name)}?socket=${encodeURI(socket)}`;
 }

@@ -19,6 +19,7 @@ import type { RunId } from '../base/ids.ts';
 import { type BlockGraph, type NodeName, readBlockGraph } from './block-graph.ts';
 import { setDrive } from './moment.ts';
 import { isRunNode, runOf } from './run-names.ts';
+import { isListening } from './vm-process.ts';
 
 export interface UnwindOptions {
   readonly client: QmpClient;
@@ -27,6 +28,8 @@ export interface UnwindOptions {
   readonly canYank: boolean;
   /** The second means against a hung writer. */
   readonly killWriter: () => Promise<void>;
+  /** Where the VM's NBD server listens if it is these runs' own: nobody else starts one there. */
+  readonly nbdServer: string | null;
 }
 
 const JobsReply = z.array(z.object({ id: z.string(), status: z.string() }));
@@ -49,6 +52,7 @@ const YANK_MS = 5_000;
  */
 export async function unwind(options: UnwindOptions): Promise<string[]> {
   await endJobs(options);
+  await stopNbdServer(options);
   // A filter that is still read lets nobody else write to its disk: its readers go before the device comes back.
   await deleteNodes(options, (node) => isRunNode(node, 'access'));
   const warnings = await releaseDevices(options);
@@ -147,6 +151,11 @@ async function yankTargets(client: QmpClient, owns: (run: RunId) => boolean): Pr
     return run !== null && owns(run);
   });
   if (instances.length > 0) await client.execute('yank', { instances }, { oob: true, timeoutMs: CANCEL_MS });
+}
+
+/** Ends its exports too, and waits for that. */
+async function stopNbdServer({ client, nbdServer }: UnwindOptions): Promise<void> {
+  if (nbdServer !== null && (await isListening(nbdServer))) await client.execute('nbd-server-stop');
 }
 
 async function releaseDevices({ client, owns }: UnwindOptions): Promise<string[]> {

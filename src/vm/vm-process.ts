@@ -23,9 +23,14 @@ export async function vmProcessOf(socket: string): Promise<VmProcess> {
   return { pid: null, uid, gid };
 }
 
+/** Whether any process listens on this path. */
+export async function isListening(socket: string): Promise<boolean> {
+  return (await listeningInodes(socket)).size > 0;
+}
+
 /** /proc/net/unix: `Num RefCount Protocol Flags Type St Inode Path`; __SO_ACCEPTCON is 0x10000. */
 async function listeningInodes(socket: string): Promise<Set<string>> {
-  const paths = new Set([socket, await realpath(socket)]);
+  const paths = new Set([socket, await realpath(socket).catch(() => socket)]);
   const lines = (await readFile('/proc/net/unix', 'utf8')).split('\n');
   return new Set(
     lines.flatMap((line) => {

@@ -6,7 +6,7 @@ import type { Test } from 'tap';
 import { backUp } from '../../src/backup/backup.ts';
 import type { BackupRequest, BackupResult, Engine } from '../../src/backup/engine.ts';
 import { vmName } from '../../src/base/ids.ts';
-import { silent } from '../../src/base/log.ts';
+import { type Log, silent } from '../../src/base/log.ts';
 import { noSteps, type ReachStep } from '../../src/base/steps.ts';
 import { qemuTools } from '../../src/image/tools.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
@@ -23,7 +23,7 @@ export interface TestSite {
   /** Backs a VM up, with the defaults of the command line but for what is given. */
   backUp(
     vm: FixtureVm,
-    wishes?: Partial<BackupRequest> & { steps?: ReachStep; signal?: AbortSignal },
+    wishes?: Partial<BackupRequest> & { steps?: ReachStep; signal?: AbortSignal; log?: Log },
   ): Promise<BackupResult>;
 }
 
@@ -51,9 +51,9 @@ export async function testSite(
     dir,
     engine,
     vault,
-    backUp: (vm, { steps, signal, ...wishes } = {}) =>
+    backUp: (vm, { steps, signal, log = silent, ...wishes } = {}) =>
       backUp(
-        { ...engine, reachStep: steps ?? noSteps },
+        { ...engine, log, reachStep: steps ?? noSteps },
         vault,
         { vm: vmName('vm1'), qmp: vm.qmpSocket, quiesce: 'auto', fullEvery: 10, ...wishes },
         { signal },

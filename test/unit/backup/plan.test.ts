@@ -67,8 +67,15 @@ const first = point('p1', null);
 const second = point('p2', 'p1');
 
 /** Two disks tracked from the newest of two points, no wishes: what each row changes of that. */
-function facts(over: Partial<Facts> & { vda?: Partial<Facts['disks'][0]>; names?: string[] } = {}): Facts {
-  const { vda, names = ['vda', 'vdb'], ...rest } = over;
+interface Changes extends Partial<Facts> {
+  readonly names?: string[];
+  readonly vda?: Partial<Facts['disks'][0]>;
+  readonly vdc?: Partial<Facts['disks'][0]>;
+  readonly all?: (name: string) => BitmapHealth;
+}
+
+function facts(over: Changes = {}): Facts {
+  const { vda, vdc, all, names = ['vda', 'vdb'], ...rest } = over;
   const newest = rest.points?.at(-1) ?? second;
   return {
     points: [first, second],
@@ -76,16 +83,18 @@ function facts(over: Partial<Facts> & { vda?: Partial<Facts['disks'][0]>; names?
     disks: names.map((name) => ({
       name: diskName(name),
       sizeBytes: GiB,
-      bitmap: tracked(newest, name),
-      ...(name === 'vda' ? vda : {}),
+      resyncTrouble: null,
+      bitmap: all?.(name) ?? tracked(newest, name),
+      ...(name === 'vda' ? vda : name === 'vdc' ? vdc : {}),
     })),
     wishes: { full: false, fullEvery: 10 },
-    chainTrouble: null,
+    damaged: new Map(),
     ...rest,
   };
 }
 
 const sealed = point('p3', 'p2', { sealed: true });
+const other = point('q1', null);
 const table: [string, Facts, string][] = [
   ['changes that are tracked on all disks', facts(), 'incremental tracked'],
   ['no point yet', facts({ points: [] }), 'full first'],
@@ -102,13 +111,39 @@ const table: [string, Facts, string][] = [
   ['a sealed newest point', facts({ points: [first, second, sealed] }), 'full chain-sealed'],
   ['a sealed point further up', facts({ points: [{ ...first, sealed: true }, second] }), 'full chain-sealed'],
   ['a parent that is missing', facts({ points: [second] }), 'full chain-sealed'],
-  ['files that are missing on the NAS', facts({ chainTrouble: 'vda.qcow2 is missing' }), 'full chain-sealed'],
-  ['a lost bitmap on one disk', facts({ vda: { bitmap: lost } }), 'full bitmap-lost'],
-  ['the bitmap of an older point', facts({ vda: { bitmap: tracked(first, 'vda') } }), 'full bitmap-lost'],
+  [
+    'a file that is missing on the NAS',
+    facts({ damaged: new Map([[first.id, 'vda.qcow2 is missing']]) }),
+    'full chain-sealed',
+  ],
+  [
+    'a damaged point that is not in the chain',
+    facts({ damaged: new Map([['p0' as PointId, 'vda.qcow2 is missing']]) }),
+    'incremental tracked',
+  ],
+  ['a lost bitmap on one disk', facts({ vda: { bitmap: lost } }), 'incremental resynced'],
+  [
+    'a lost bitmap where contents cannot be compared',
+    facts({ vda: { bitmap: lost, resyncTrouble: 'no' } }),
+    'full bitmap-lost',
+  ],
+  ['one disk rolled back', facts({ vda: { bitmap: tracked(first, 'vda') } }), 'incremental resynced'],
+  ['all disks rolled back', facts({ all: (name) => tracked(first, name) }), 'incremental branched'],
+  [
+    'all disks rolled back to a sealed point',
+    facts({ points: [{ ...first, sealed: true }, other], all: (name) => tracked(first, name) }),
+    'incremental resynced',
+  ],
+  [
+    'rolled back to a point that may have no more',
+    facts({ wishes: { full: false, fullEvery: 1 }, all: (name) => tracked(first, name) }),
+    'full cadence',
+  ],
   ['a disk that grew', facts({ vda: { sizeBytes: 2 * GiB } }), 'incremental tracked'],
   ['a disk that shrank', facts({ vda: { sizeBytes: GiB / 2 } }), 'full disks-changed'],
-  ['a disk more', facts({ names: ['vda', 'vdb', 'vdc'] }), 'full disks-changed'],
-  ['a disk less', facts({ names: ['vda'] }), 'full disks-changed'],
+  ['a disk more', facts({ names: ['vda', 'vdb', 'vdc'], vdc: { bitmap: lost } }), 'incremental tracked'],
+  ['a disk less', facts({ names: ['vda'] }), 'incremental tracked'],
+  ['other disks altogether', facts({ names: ['sda', 'sdb'] }), 'full disks-changed'],
 ];
 
 for (const [title, given, expected] of table) {
@@ -121,16 +156,31 @@ for (const [title, given, expected] of table) {
 
 t.test('an incremental names the newest point and the bitmap of each disk', async (t) => {
   const plan = planBackup(facts());
-  if (plan.kind !== "incremental") {
-    t.fail("not an incremental");
+  if (plan.kind !== 'incremental') {
+    t.fail('not an incremental');
     return;
   }
   t.equal(plan.parent.id, 'p2');
   t.strictSame(
-    [...plan.bitmaps],
+    [...plan.disks],
     [
-      ['vda', bitmapOf('p2', 'vda')],
-      ['vdb', bitmapOf('p2', 'vdb')],
+      ['vda', { how: 'tracked', bitmap: bitmapOf('p2', 'vda') }],
+      ['vdb', { how: 'tracked', bitmap: bitmapOf('p2', 'vdb') }],
     ],
   );
+});
+
+t.test('only the disks that lost their bitmap are compared, and a new one is copied', async (t) => {
+  const plan = planBackup(
+    facts({ names: ['vda', 'vdb', 'vdc'], vda: { bitmap: lost }, vdc: { bitmap: lost } }),
+  );
+  if (plan.kind !== 'incremental') {
+    t.fail('not an incremental');
+    return;
+  }
+  t.strictSame(
+    [...plan.disks.values()].map(({ how }) => how),
+    ['resync', 'tracked', 'full'],
+  );
+  t.match(plan.why, /vda .*it has none.*vdc is not in p2/);
 });

@@ -1,0 +1,82 @@
+/** The disks of one run: what each one's file stands on, how it is made, and how it gets its contents. */
+import { QmpvaultError } from '../base/errors.ts';
+import { newBitmapName } from '../base/ids.ts';
+import { createImage, rebaseImage } from '../image/qemu-img.ts';
+import type { QemuTools } from '../image/tools.ts';
+import { backingLinkTo } from '../vault/links.ts';
+import type { Staging } from '../vault/staging.ts';
+import type { Vault } from '../vault/vault.ts';
+import { GRANULARITY_BYTES, newPattern } from '../vm/bitmaps.ts';
+import type { Disk } from '../vm/disks.ts';
+import { nbdLink } from '../vm/snapshot.ts';
+import type { DiskPlan, Plan } from './plan.ts';
+import { type RunFolders, vmNbdSocket } from './run-folders.ts';
+import type { RunDisk } from './site.ts';
+import type { Survey } from './survey.ts';
+
+export function runDisks(vault: Vault, { disks, plan }: Pick<Survey, 'disks' | 'plan'>): RunDisk[] {
+  return disks.map(({ disk }, index) => {
+    const own: DiskPlan =
+      plan.kind === 'full' ? { how: 'full' } : (plan.disks.get(disk.name) ?? { how: 'full' });
+    return {
+      index,
+      disk,
+      plan: own,
+      backingLink: own.how === 'full' ? null : linkToParent(plan, disk),
+      bitmap: {
+        node: disk.node,
+        name: newBitmapName(vault.id),
+        persistent: disk.keepsBitmaps,
+        sizeBytes: disk.sizeBytes,
+        pattern: newPattern(disk.sizeBytes),
+      },
+      file: `${disk.name}.qcow2`,
+    };
+  });
+}
+
+function linkToParent(plan: Plan, disk: Disk): string {
+  const parent = plan.kind === 'incremental' ? plan.parent : null;
+  const entry = parent?.disks.find(({ name }) => name === disk.name);
+  if (parent !== null && entry !== undefined) return backingLinkTo(parent.id, entry.file);
+  throw new QmpvaultError('internal', `disk ${disk.name} has no parent to build on`);
+}
+
+interface FileOptions {
+  readonly tools: QemuTools;
+  readonly staging: Staging;
+  readonly folders: RunFolders;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** Makes a disk's empty file, and opens our own descriptor on it. One that will be compared first stands on the VM's snapshot. */
+export async function createFile(
+  { disk, file, plan, backingLink }: RunDisk,
+  { tools, staging, folders, signal }: FileOptions,
+): Promise<void> {
+  const link = plan.how === 'resync' ? nbdLink(vmNbdSocket(folders), disk.name) : backingLink;
+  const format = plan.how === 'resync' ? 'raw' : 'qcow2';
+  const image = {
+    path: staging.diskPath(file),
+    format: 'qcow2',
+    sizeBytes: disk.sizeBytes,
+    clusterBytes: GRANULARITY_BYTES,
+    ...(link !== null && { backing: { link, format } }),
+  };
+  await createImage(tools, image, { signal });
+  await staging.hold(file);
+}
+
+/**
+ * Resync: an empty overlay of the snapshot is moved onto the parent's file. Safe rebase compares the contents of both
+ * and stores in the overlay just what differs; whatever had gone wrong with tracking before is put right.
+ */
+export async function compareWithParent(
+  { file, backingLink }: RunDisk,
+  { tools, staging, signal }: Omit<FileOptions, 'folders'>,
+  onProgress: (fraction: number) => void,
+): Promise<void> {
+  if (backingLink === null) throw new QmpvaultError('internal', `${file} has nothing to be compared with`);
+  const backing = { link: backingLink, format: 'qcow2' };
+  await rebaseImage(tools, { path: staging.diskPath(file), backing }, { signal, onProgress });
+}
