@@ -67,11 +67,13 @@ async function carryOut(site: ChangeSite, change: Change): Promise<Manifest[]> {
   const kept = (id: PointId) => points.find((point) => point.id === id);
   // One that is gone was removed by somebody who needed the room to finish this.
   const moves = change.moves.filter(({ point }) => kept(point) !== undefined);
-  if (change.stage === 'gathering') await gatherAll(site, change, moves, step);
+  if (change.stage === 'gathering' && moves.length > 0) await gatherAll(site, change, moves, step);
 
-  for (const move of moves.filter(({ how }) => how === 'commit'))
-    await step('commit', () => commit(site, move));
-  for (const move of moves) await step('switch', () => switchOver(site, move));
+  // Who reads the old files leaves them before one is written into them.
+  const last = moves.filter(({ how }) => how === 'commit');
+  for (const move of moves) if (move.how !== 'commit') await step('switch', () => switchOver(site, move));
+  for (const move of last) await step('commit', () => commit(site, move));
+  for (const move of last) await step('switch', () => switchOver(site, move));
   const changed: Manifest[] = [];
   for (const { point: id } of change.parents) {
     const point = kept(id);

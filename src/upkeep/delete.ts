@@ -2,12 +2,12 @@
 import * as fs from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, QmpvaultError } from '../base/errors.ts';
-import { type DiskName, type PointId, pointId, type VmName } from '../base/ids.ts';
+import { type PointId, pointId, type VmName } from '../base/ids.ts';
 import { formatBytes, MiB } from '../base/units.ts';
 import { readQcow2Header } from '../image/qcow2-header.ts';
 import { checkImage } from '../image/qemu-img.ts';
 import { checkChain, realFolder } from '../restore/chain-check.ts';
-import { type DiskPlan, planRestore, selectPoint } from '../restore/restore-plan.ts';
+import { diskChain, selectPoint } from '../restore/restore-plan.ts';
 import { descendants } from '../vault/chain.ts';
 import type { Change, Move } from '../vault/change.ts';
 import { ioError } from '../vault/io-error.ts';
@@ -65,21 +65,21 @@ export async function deletePoint(
   const plan = await planFor(folder, listing, request);
   // Awaited here: the lease ends with this function.
   if (stuck !== null) return await removeOnly(site, stuck, plan);
-  return await deletePlanned(site, listing, plan, what);
+  const changed = await deletePlanned(site, listing, plan, what);
+  return { ...resultOf(plan), changed: await digestAll(site, changed) };
 }
 
-/** With the lease held and no change open. */
+/** With the lease held and no change open. @returns the points whose files were changed, digests pending */
 export async function deletePlanned(
   site: ChangeSite,
   listing: PointListing,
   plan: DeletePlan,
   what: string,
-): Promise<DeleteResult> {
+): Promise<Manifest[]> {
   await refuseNeeded(site.folder, listing, plan.removes);
   await refuseUnsound(site, listing, plan.moves);
   await refuseFull(site.folder, plan);
-  const changed = await beginChange(site, changeFrom(plan, what));
-  return { ...resultOf(plan), changed: await digestAll(site, changed) };
+  return beginChange(site, changeFrom(plan, what));
 }
 
 /** For whoever opens a vault: what a dead process left undone is done as soon as somebody takes the lease. */
@@ -126,16 +126,11 @@ async function refuseUnsound(
   for (const move of moves) {
     const point = listing.points.find(({ id }) => id === move.point);
     if (point === undefined) continue;
-    for (const disk of chainsOf(listing, point, move.disk)) await checkChain(real, disk);
+    await checkChain(real, diskChain(listing, point, move.disk));
     for (const { point, file } of [move, move.from]) {
       await checkImage(engine.tools, { path: join(folder.path, point, file) }, { signal });
     }
   }
-}
-
-function chainsOf(listing: PointListing, point: Manifest, disk: DiskName): DiskPlan[] {
-  const target = { disks: new Map([[disk, join('/', disk)]]) };
-  return planRestore(listing, point, { target, format: 'qcow2' });
 }
 
 async function refuseFull(folder: VmFolder, { moves, mergeBytes }: DeletePlan): Promise<void> {
@@ -160,12 +155,21 @@ async function refuseUnknown(vault: Vault, folder: VmFolder): Promise<void> {
   });
 }
 
-async function digestAll(
-  { folder, lease, signal }: ChangeSite,
+/** What was done is done: cancelled in here, the digests stay pending. */
+export async function digestAll(
+  { engine, folder, lease, signal }: ChangeSite,
   changed: readonly Manifest[],
 ): Promise<Manifest[]> {
   const digested: Manifest[] = [];
-  for (const point of changed) digested.push(await digestPending(folder, lease, point, { signal }));
+  for (const point of changed) {
+    try {
+      digested.push(await digestPending(folder, lease, point, { signal }));
+    } catch (error) {
+      if (codeOf(error) !== 'cancelled') throw error;
+      engine.log.warn({ vm: folder.name, point: point.id }, 'cancelled: its digests are pending');
+      digested.push(point);
+    }
+  }
   return digested;
 }
 
