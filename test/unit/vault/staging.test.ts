@@ -29,7 +29,7 @@ t.test('killed before the rename, even with the manifest written, there is no po
   const lease = await leaseOf(t, vm);
   const staging = await vm.createStaging(point('p1'), lease, '5f3a0c11');
   writeFileSync(join(staging.path, 'manifest.json'), JSON.stringify(manifestOf('p1')));
-  t.same(await vm.points(), { points: [], broken: [] });
+  t.match(await vm.points(), { points: { length: 0 }, broken: { length: 0 } });
   const [leftover, ...more] = await vm.leftoverStaging(lease);
   t.match(leftover, { id: 'p1', path: staging.path, runId: '5f3a0c11' });
   t.same(more, []);
@@ -91,7 +91,7 @@ t.test('publishing syncs by itself', async (t) => {
   symlinkSync('/proc/self/comm', staging.diskPath('vda.qcow2'));
   await staging.hold('vda.qcow2');
   await t.rejects(staging.publish(manifestOf('p1'), lease), { code: 'sync-failed' });
-  t.same(await vm.points(), { points: [], broken: [] });
+  t.match(await vm.points(), { points: { length: 0 }, broken: { length: 0 } });
 });
 
 t.test('who lost the lease publishes nothing', async (t) => {
