@@ -22,35 +22,44 @@ export function capture(site: RunSite, snapshot: boolean): Promise<Captured> {
 }
 
 async function captureThroughSnapshot(site: RunSite): Promise<Captured> {
-  const { vm, run, disks, engine } = site;
+  const { vm, run, disks, engine, standstill } = site;
   const { client } = vm;
   const { reachStep } = engine;
   const targets = await addTargets(site);
   if (disks.some(({ plan }) => plan.how === 'resync'))
     await startNbdServer(client, vmNbdSocket(site.folders));
   await reachStep('scratch');
-  const filters: NodeName[] = [];
+  const scratches: NodeName[] = [];
   for (const { index, disk } of disks) {
     const path = join(site.folders.scratch, `${index}.qcow2`);
-    const scratch = await addScratch(client, { run, index, path, sizeBytes: disk.sizeBytes });
-    filters.push(await addFilter(client, { run, index, root: disk.root, scratch }));
+    scratches.push(await addScratch(client, { run, index, path, sizeBytes: disk.sizeBytes }));
   }
+  const addFilters = async () => {
+    for (const [i, { index, disk }] of disks.entries())
+      await addFilter(client, { run, index, root: disk.root, scratch: scratches[i] as NodeName });
+  };
+  const addAccesses = async () => {
+    for (const { index } of disks) await addAccess(client, { run, index });
+  };
+  if (!standstill) await addFilters();
   await drawRunPatterns(site);
   await reachStep('bitmaps');
   await client.execute('transaction', { actions: bitmapActions(site) });
   await reachStep('moment');
   const moment = await takeMoment({
     ...momentOptions(site),
-    disks: disks.map(({ disk }, i) => ({
-      device: disk.device,
-      root: disk.root,
-      filter: filters[i] as NodeName,
+    disks: disks.map(({ index, disk: { device, root } }) => ({
+      device,
+      root,
+      filter: runNode(run, 'filter', index),
     })),
+    atRest: standstill ? { before: addFilters, after: addAccesses } : null,
   });
   await reachStep('jobs');
+  if (!standstill) await addAccesses();
   const actions: object[] = [];
-  for (const [i, { index, disk, plan }] of disks.entries()) {
-    const source = await addAccess(client, { run, index, filter: filters[i] as NodeName });
+  for (const { index, disk, plan } of disks) {
+    const source = runNode(run, 'access', index);
     if (plan.how === 'resync') {
       await exportAccess(client, { run, index, access: source, name: disk.name });
       continue;

@@ -112,12 +112,13 @@ export class Run {
     const snapshot = survey.noSnapshot === null;
     if (snapshot) await refuseWithoutScratch(folders.scratch, disks);
     else this.warnings.push(readWithout(survey.noSnapshot));
+    const standstill = snapshot && (await vm.mustStandStill(disks));
     await all([
       this.#createFiles(),
       Writer.start({ tools: engine.tools, dir: folders.writer, signal }).then((writer) => {
         this.#writer = writer;
       }),
-      this.#startGuard(running === 'running', snapshot && disks.length > 1),
+      this.#startGuard(running === 'running', snapshot && (standstill || disks.length > 1)),
     ]);
     await this.#serve();
     return {
@@ -126,6 +127,7 @@ export class Run {
       run: this.#run,
       vm,
       disks: this.#disks,
+      standstill,
       folders,
       guard: this.#guard,
       agent: this.#agent,

@@ -27,6 +27,8 @@ export interface RunSite {
   readonly run: RunId;
   readonly vm: Vm;
   readonly disks: readonly RunDisk[];
+  /** Nodes can be put over the disks only while the guest stands still. */
+  readonly standstill: boolean;
   readonly folders: RunFolders;
   readonly guard: GuestGuard | null;
   readonly agent: GuestAgent | null;

@@ -40,12 +40,25 @@ export interface Moment {
   readonly warnings: readonly string[];
 }
 
+/** What can be added only while the guest stands still: it is added in the moment itself (`Vm.mustStandStill`). */
+export interface AtRest {
+  /** Adds the filters, before they are put in. */
+  readonly before: () => Promise<void>;
+  /** Adds what reads through them. */
+  readonly after: () => Promise<void>;
+}
+
 export interface MomentOptions {
   readonly client: QmpClient;
   readonly guard: GuestGuard | null;
   readonly agent: GuestAgent | null;
   readonly quiesce: Quiesce;
   readonly reachStep?: ReachStep;
+}
+
+interface InsertOptions extends MomentOptions {
+  readonly disks: readonly MomentDisk[];
+  readonly atRest: AtRest | null;
 }
 
 const FREEZE_TIMEOUT_MS = 8_000;
@@ -57,13 +70,12 @@ const STOP_TIMEOUT_MS = 10_000;
  * before, and is thawed.
  * @throws vm-agent when a freeze is required and was not reached; qmp-* errors
  */
-export async function takeMoment(options: MomentOptions & { disks: readonly MomentDisk[] }): Promise<Moment> {
-  const { client, disks } = options;
+export async function takeMoment(options: InsertOptions): Promise<Moment> {
+  const { disks, atRest } = options;
   // Several disks have one moment only while nothing writes. One disk needs no pause: a `qom-set` is an instant.
+  const pause = disks.length > 1 || atRest !== null;
   const { moment, result } = await takeAt(options, async (running) =>
-    running && disks.length > 1
-      ? await pausedInsert(options)
-      : { at: await insert(client, disks), pauseMs: null },
+    running && pause ? await pausedInsert(options) : { at: await insert(options), pauseMs: null },
   );
   return { ...moment, ...result };
 }
@@ -99,10 +111,8 @@ export async function takeAt<T>(
   return { moment: { at, freezeMs, pauseMs: null, consistency, warnings }, result };
 }
 
-async function pausedInsert(
-  options: MomentOptions & { disks: readonly MomentDisk[] },
-): Promise<{ at: Date; pauseMs: number }> {
-  const { client, disks, guard, reachStep = noSteps } = options;
+async function pausedInsert(options: InsertOptions): Promise<{ at: Date; pauseMs: number }> {
+  const { client, guard, reachStep = noSteps } = options;
   await guard?.pausing();
   const began = performance.now();
   const stops = client.listen((event) => event.name === 'STOP');
@@ -110,7 +120,7 @@ async function pausedInsert(
   try {
     await client.execute('stop', {}, { timeoutMs: STOP_TIMEOUT_MS });
     await reachStep('stopped');
-    at = await insert(client, disks);
+    at = await insert(options);
     await reachStep('inserted');
   } finally {
     // The STOP event comes before the reply to `stop`; without it the pause is somebody else's.
@@ -125,18 +135,21 @@ async function pausedInsert(
 }
 
 /** All or none. @returns the moment: when the last of them was in */
-async function insert(client: QmpClient, disks: readonly MomentDisk[]): Promise<Date> {
+async function insert({ client, disks, atRest }: InsertOptions): Promise<Date> {
   const done: MomentDisk[] = [];
   try {
+    await atRest?.before();
     for (const disk of disks) {
       await setDrive(client, disk.device, disk.filter);
       done.push(disk);
     }
+    const at = new Date();
+    await atRest?.after();
+    return at;
   } catch (error) {
     for (const disk of done) await setDrive(client, disk.device, disk.root);
     throw error;
   }
-  return new Date();
 }
 
 export async function setDrive(client: QmpClient, device: string, node: NodeName): Promise<void> {

@@ -18,27 +18,27 @@ const CBW_TIMEOUT_S = 4;
 export async function addFilter(
   client: QmpClient,
   { run, index, root, scratch }: { run: RunId; index: number; root: NodeName; scratch: NodeName },
-): Promise<NodeName> {
-  const node = runNode(run, 'filter', index);
+): Promise<void> {
   await client.execute('blockdev-add', {
     driver: 'copy-before-write',
-    'node-name': node,
+    'node-name': runNode(run, 'filter', index),
     file: root,
     target: scratch,
     'on-cbw-error': 'break-snapshot',
     'cbw-timeout': CBW_TIMEOUT_S,
   });
-  return node;
 }
 
 /** Adds the node that reads the disk as it was when its filter was put in. */
 export async function addAccess(
   client: QmpClient,
-  { run, index, filter }: { run: RunId; index: number; filter: NodeName },
-): Promise<NodeName> {
-  const node = runNode(run, 'access', index);
-  await client.execute('blockdev-add', { driver: 'snapshot-access', 'node-name': node, file: filter });
-  return node;
+  { run, index }: { run: RunId; index: number },
+): Promise<void> {
+  await client.execute('blockdev-add', {
+    driver: 'snapshot-access',
+    'node-name': runNode(run, 'access', index),
+    file: runNode(run, 'filter', index),
+  });
 }
 
 /** Adds the writer's export of a target image as a node of the VM. Its disappearing fails I/O at once. */

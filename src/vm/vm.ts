@@ -121,6 +121,17 @@ export class Vm implements AsyncDisposable {
   }
 
   /**
+   * Whether nodes may be put over these disks only while the guest stands still. A defect, too: before 9.0,
+   * `blockdev-add` over a node in an iothread waits for the I/O in flight there without holding the thread's lock,
+   * and QEMU aborts (m: 7.2 always does; 10.0 and 11.1 do not). After `stop` no I/O is in flight.
+   */
+  async mustStandStill(disks: readonly Disk[]): Promise<boolean> {
+    if (this.client.version.major >= 9) return false;
+    for (const { device } of disks) if (await hasIothread(this.client, device)) return true;
+    return false;
+  }
+
+  /**
    * Why a disk's snapshot cannot be read over NBD; null: it can. A defect again: before 9.0 the server's side of a
    * connection ends in the thread of the disk, and the fix of CVE-2024-7409, which distributions put into older
    * versions, asserts that it does not (m: Debian's 7.2.22 aborts with the guest; 10.0 and 11.1 do not).
