@@ -22,6 +22,24 @@ export function fullEveryOption(): Option {
     .default(10);
 }
 
+export function pointArgument(): Argument {
+  return new Argument('<point>', "its id, a unique beginning of it, or 'latest'");
+}
+
+/** For commands that change points. */
+export function waitOption(): Option {
+  return new Option(
+    '--wait <seconds>',
+    'wait so long for a backup, a restore or whoever else is at the points',
+  )
+    .argParser(countOf)
+    .default(0);
+}
+
+export function breakLeaseOption(): Option {
+  return new Option('--break-lease', 'whoever holds the lease of this VM is surely gone: take it over');
+}
+
 export function folderOf(text: string): string {
   return absolute(text, 'a folder');
 }

@@ -3,12 +3,14 @@
  * when it fails. Everything else goes to stderr. A reader that goes away (`qmpvault list | head`) is no failure.
  */
 import type { Writable } from 'node:stream';
-import { codeOf, errnoOf, errorJson, exitCodeOf, messageOf } from '../base/errors.ts';
+import { codeOf, EXIT, errnoOf, errorJson, exitCodeOf, messageOf } from '../base/errors.ts';
 import { ProgressBars } from './progress-bars.ts';
 import type { Surroundings } from './surroundings.ts';
 
 export class Output {
   readonly isJson: boolean;
+  /** Of a command that came to its end. */
+  exitCode: number = EXIT.done;
   readonly #stdout: Writable;
   readonly #stderr: Surroundings['stderr'];
   #bars: ProgressBars | undefined;

@@ -12,6 +12,7 @@ export function pointJson({ disks, timings, ...point }: Manifest) {
     createdAt: point.createdAt,
     consistency: point.consistency,
     sealed: point.sealed,
+    protected: point.protected ?? false,
     disks: disks.map(({ name, file, virtualSizeBytes, copiedBytes, storedBytes, sha256 }) => ({
       name,
       file,

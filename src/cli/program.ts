@@ -2,17 +2,38 @@
 import { Command, CommanderError, Option } from 'commander';
 import { EXIT, QmpvaultError } from '../base/errors.ts';
 import { addBackup } from './commands/backup.ts';
+import { addBitmaps } from './commands/bitmaps.ts';
+import { addChain } from './commands/chain.ts';
+import { addDelete } from './commands/delete.ts';
 import { addInit } from './commands/init.ts';
 import { addInspect } from './commands/inspect.ts';
 import { addList } from './commands/list.ts';
+import { addProtect } from './commands/protect.ts';
+import { addPrune } from './commands/prune.ts';
 import { addRestore } from './commands/restore.ts';
 import { addShow } from './commands/show.ts';
+import { addVerify } from './commands/verify.ts';
 import { Interruption } from './interruption.ts';
 import { folderOf } from './options.ts';
 import { Output } from './output.ts';
 import { Shell } from './shell.ts';
 import type { Surroundings } from './surroundings.ts';
 import { VERSION } from './version.ts';
+
+const COMMANDS = [
+  addInit,
+  addBackup,
+  addInspect,
+  addBitmaps,
+  addList,
+  addShow,
+  addChain,
+  addRestore,
+  addVerify,
+  addProtect,
+  addDelete,
+  addPrune,
+];
 
 /** Runs one command. Never throws. @param argv without the names of node and script @returns the exit code */
 export async function main(argv: readonly string[], surroundings: Surroundings): Promise<number> {
@@ -22,7 +43,7 @@ export async function main(argv: readonly string[], surroundings: Surroundings):
   const program = makeProgram(new Shell(surroundings, output, interruption));
   try {
     await program.parseAsync(argv, { from: 'user' });
-    return EXIT.done;
+    return output.exitCode;
   } catch (error) {
     if (!(error instanceof CommanderError)) return output.fail(error);
     return error.exitCode === 0 ? EXIT.done : output.fail(usageError(error, program));
@@ -44,7 +65,7 @@ function makeProgram(shell: Shell): Command {
       outputError: () => {},
     })
     .exitOverride();
-  for (const add of [addInit, addBackup, addInspect, addList, addShow, addRestore]) add(program, shell);
+  for (const add of COMMANDS) add(program, shell);
   return program;
 }
 

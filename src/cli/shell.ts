@@ -7,6 +7,7 @@ import type { VmName } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import { stepsFromEnvironment } from '../base/steps.ts';
 import { type QemuTools, qemuTools } from '../image/tools.ts';
+import { changeFinisher } from '../upkeep/delete.ts';
 import { VaultMemory } from '../vault/memory.ts';
 import { openVault, type Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
@@ -39,8 +40,10 @@ export class Shell {
     return new VaultMemory(this.#places.stateDir);
   }
 
-  openVault(path: string): Promise<Vault> {
-    return openVault(path, { memory: this.memory });
+  /** @param command of those that change points: what a dead process left half done is finished then */
+  openVault(path: string, command?: Command): Promise<Vault> {
+    const finishChange = command && changeFinisher(this.engine(command));
+    return openVault(path, { memory: this.memory, ...(finishChange && { finishChange }) });
   }
 
   /** @throws vm-unknown, and what openVault throws */

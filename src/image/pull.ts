@@ -8,7 +8,7 @@
  *
  * What lies below the layer is not opened: an empty image takes its place, and the job copies what is above that.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { execa } from 'execa';
 import { followJob, isOfJob, QmpClient } from '../../qmp/index.ts';
@@ -45,6 +45,7 @@ export async function pullLayer(tools: QemuTools, pull: Pull, { signal }: CallOp
       `${pull.path} does not stand on ${pull.layer} cluster by cluster`,
     );
   }
+  await mkdir(pull.runtimeDir, { recursive: true, mode: 0o711 });
   const dir = await mkdtemp(join(pull.runtimeDir, PULL_FOLDER));
   try {
     const empty = join(dir, 'empty.qcow2');

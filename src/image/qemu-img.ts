@@ -156,6 +156,20 @@ export async function convertImage(
   await qemuImg(tools, [...args, resolve(source), resolve(target)], options);
 }
 
+/** Reads all that a guest would read, through the whole backing chain, and keeps nothing of it. */
+export async function readImage(
+  tools: QemuTools,
+  { path, format, sizeBytes }: { path: string; format: string; sizeBytes: number },
+  options: ProgressOptions = {},
+): Promise<void> {
+  const nowhere = `driver=null-co,size=${sizeBytes}`;
+  await qemuImg(
+    tools,
+    ['convert', '-p', '-n', '-f', format, '--target-image-opts', resolve(path), nowhere],
+    options,
+  );
+}
+
 /**
  * How large a new qcow2 with the same contents would be, read from the metadata of the whole backing chain. Zeroes
  * that are stored as data count as data; so a sparse copy in any format takes at most this.

@@ -11,6 +11,7 @@ import { diskChain, selectPoint } from '../restore/restore-plan.ts';
 import { descendants } from '../vault/chain.ts';
 import type { Change, Move } from '../vault/change.ts';
 import { ioError } from '../vault/io-error.ts';
+import { MANIFEST_FILE, VERIFIED_FILE } from '../vault/layout.ts';
 import type { Lease } from '../vault/lease.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { PointListing } from '../vault/points.ts';
@@ -110,8 +111,10 @@ async function refuseNeeded(
   }
 }
 
+const BESIDE_IMAGES = new Set([MANIFEST_FILE, VERIFIED_FILE]);
+
 async function pointsUnder(path: string): Promise<string[]> {
-  const files = (await fs.readdir(path)).filter((name) => name.endsWith('.qcow2'));
+  const files = (await fs.readdir(path)).filter((name) => !BESIDE_IMAGES.has(name));
   const headers = await Promise.all(files.map((file) => readQcow2Header(join(path, file))));
   return headers.flatMap(({ backingLink }) => backingLink?.split('/').at(-2) ?? []);
 }

@@ -100,12 +100,20 @@ async function synced(path: string, write: () => Promise<void>): Promise<void> {
   });
   try {
     await write().catch((error: unknown) => {
-      throw errnoOf(error) === 'ENOSPC' ? ioError(error, 'merging into', path) : error;
+      throw errnoOf(error) === 'ENOSPC' ? noRoom(path, error) : error;
     });
     await syncFile(handle, path);
   } finally {
     await handle.close();
   }
+}
+
+function noRoom(path: string, cause: unknown): QmpvaultError {
+  return new QmpvaultError(
+    'vault-full',
+    `no space was left while merging into ${path}: no point is lost. Free some, or delete points that none needs; the next command goes on.`,
+    { details: { path }, cause },
+  );
 }
 
 async function isSwitched({ folder }: Pick<MoveContext, 'folder'>, move: Move): Promise<boolean> {

@@ -7,6 +7,7 @@ export const LEASE_FILE = 'lease.json';
 export const JOURNAL_FILE = 'journal.json';
 export const READERS_FOLDER = 'readers';
 export const MANIFEST_FILE = 'manifest.json';
+export const VERIFIED_FILE = 'verified.json';
 /** Ids of points that were removed: never used again. */
 export const RETIRED_FILE = '.retired.json';
 /** In a staging folder: which run fills it. */
@@ -34,5 +35,5 @@ export function isCandidate(name: string): boolean {
 
 /** Checks the name of a disk's file inside a point. @throws name-invalid */
 export function diskFileName(file: string): string {
-  return diskName(file === MANIFEST_FILE ? '' : file);
+  return diskName(file === MANIFEST_FILE || file === VERIFIED_FILE ? '' : file);
 }

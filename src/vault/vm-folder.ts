@@ -9,7 +9,15 @@ import { type PointId, pointId, type VmName } from '../base/ids.ts';
 import { type Change, parseChange } from './change.ts';
 import { removeDurably, sweepTemporaries, syncFolder, writeFileDurably } from './durable.ts';
 import { ioError, unlessMissing } from './io-error.ts';
-import { diskFileName, isCandidate, JOURNAL_FILE, MANIFEST_FILE, READERS_FOLDER, VM_FILE } from './layout.ts';
+import {
+  diskFileName,
+  isCandidate,
+  JOURNAL_FILE,
+  MANIFEST_FILE,
+  READERS_FOLDER,
+  VERIFIED_FILE,
+  VM_FILE,
+} from './layout.ts';
 import { acquireLease, isJournalOpen, type Lease, type LeaseOptions } from './lease.ts';
 import { formatManifest, type Manifest } from './manifest.ts';
 import { type BrokenPoint, type PointListing, readPoints } from './points.ts';
@@ -17,6 +25,7 @@ import { readText } from './read-text.ts';
 import { type Reader, registerReader, sweepReaders, type WaitOptions, waitForReaders } from './readers.ts';
 import { finishRemovals, isRetired, removePoint } from './removal.ts';
 import { type LeftoverStaging, leftoversAmong, Staging } from './staging.ts';
+import { parseVerification, type Verification } from './verification.ts';
 import { parseVmRecord, type VmRecord } from './vm-record.ts';
 
 /** What a VM's folder needs to know of the vault it lies in. */
@@ -166,13 +175,27 @@ export class VmFolder {
     const folder = join(this.path, pointId(manifest.id));
     const path = join(folder, MANIFEST_FILE);
     const text = formatManifest(manifest, path);
-    if ((await unlessMissing(fs.lstat(folder), 'looking for', folder)) === undefined) {
-      throw new QmpvaultError('point-unknown', `there is no restore point ${manifest.id} of ${this.name}`, {
-        details: { path: folder, point: manifest.id },
-      });
-    }
+    await this.#assertPoint(folder, manifest.id);
     await this.#write(path, text, lease);
     await sweepTemporaries(folder);
+  }
+
+  /** null when the point was never verified, or the record makes no sense. @throws vault-unreadable */
+  async readVerification(id: PointId): Promise<Verification | null> {
+    const path = join(this.path, pointId(id), VERIFIED_FILE);
+    const text = await readText(path);
+    try {
+      return text === undefined ? null : parseVerification(text, path);
+    } catch {
+      return null;
+    }
+  }
+
+  /** @throws point-unknown, lease-lost, vault-full, vault-unreadable, sync-failed */
+  async writeVerification(id: PointId, verification: Verification, lease: Lease): Promise<void> {
+    const folder = join(this.path, pointId(id));
+    await this.#assertPoint(folder, id);
+    await this.#write(join(folder, VERIFIED_FILE), `${JSON.stringify(verification, null, 2)}\n`, lease);
   }
 
   /** For restores and exports. @throws vault-locked while published files are being changed; vault-away, cancelled */
@@ -217,6 +240,13 @@ export class VmFolder {
   async removePoint(id: PointId, lease: Lease): Promise<void> {
     this.#assertOurs(lease);
     await removePoint(this.path, pointId(id), lease);
+  }
+
+  async #assertPoint(folder: string, id: PointId): Promise<void> {
+    if ((await unlessMissing(fs.lstat(folder), 'looking for', folder)) !== undefined) return;
+    throw new QmpvaultError('point-unknown', `there is no restore point ${id} of ${this.name}`, {
+      details: { path: folder, point: id },
+    });
   }
 
   /** null when the folder is missing. A NAS that is away looks empty: then the vault must show that it is there. */

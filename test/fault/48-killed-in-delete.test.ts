@@ -1,16 +1,6 @@
 /** Row 48: the engine is killed at every step of every kind of delete, and in the middle of qemu-img's own work. */
 import { spawnSync } from 'node:child_process';
-import {
-  chmodSync,
-  cpSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import t, { type Test } from 'tap';
@@ -18,15 +8,13 @@ import type { VmName } from '../../src/base/ids.ts';
 import { KiB, MiB } from '../../src/base/units.ts';
 import { qemuTools } from '../../src/image/tools.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
-import { changeFinisher } from '../../src/upkeep/delete.ts';
 import type { Descendants } from '../../src/upkeep/delete-plan.ts';
-import { VaultMemory } from '../../src/vault/memory.ts';
-import { openVault, type Vault } from '../../src/vault/vault.ts';
+import type { Vault } from '../../src/vault/vault.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { HandMadeVault, type Write } from '../helpers/hand-made-vault.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
-import { assertAllPoints, upkeepEngine } from '../helpers/upkeep.ts';
+import { assertAllPoints, copyVault, type VaultCopy } from '../helpers/upkeep.ts';
 
 const web1 = 'web1' as VmName;
 const hasStrace = spawnSync('strace', ['--version']).status === 0;
@@ -93,7 +81,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       const made = await tree(t);
       const reached: string[] = [];
       for (let nth = 1; ; nth += 1) {
-        const copy = await copyOf(t, made, bin);
+        const copy = await copyVault(t, made, { bin });
         const { signal, step } = await run(copy, bin, point, wish, nth);
         if (signal === null) break;
         t.equal(signal, 'SIGKILL');
@@ -114,42 +102,26 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       const made = await tree(t);
       const killed: number[] = [];
       for (const write of [1, 2, 3, 4, 6]) {
-        const copy = await copyOf(t, made, bin);
-        const { signal } = await run(copy, killedTools(t, bin, tool, write), point, 'keep', 0);
-        if (signal === null) continue;
+        const copy = await copyVault(t, made, { bin });
+        const { signal, exitCode } = await run(copy, killedTools(t, bin, tool, write), point, 'keep', 0);
+        if (exitCode === 0) continue;
         killed.push(write);
         await assertReadable(t, made, copy.vault);
-        await assertFinished(t, made, copy.vault, [point]);
+        // The engine may hear of the tool's end before its own, and undo what can be undone.
+        await assertFinished(t, made, copy.vault, signal === null ? [] : [point]);
       }
       t.ok(killed.length > 1, `killed at writes ${killed.join(' ')}`);
     });
   }
 }
 
-interface Copy {
-  readonly dir: string;
-  readonly vault: Vault;
-}
-
-/** Opened as a later command does, which finishes what it finds. */
-async function copyOf(t: Test, made: HandMadeVault, bin: string): Promise<Copy> {
-  const dir = tempDir(t);
-  mkdirSync(join(dir, 'run'));
-  cpSync(made.vault.path, join(dir, 'vault'), { recursive: true });
-  const finishChange = changeFinisher(upkeepEngine(t, { tools: qemuTools(bin) }));
-  const vault = await openVault(join(dir, 'vault'), {
-    memory: new VaultMemory(join(dir, 'state')),
-    finishChange,
-  });
-  return { dir, vault };
-}
-
-async function run({ dir, vault }: Copy, bin: string, point: string, wish: string, nth: number) {
+async function run({ dir, vault }: VaultCopy, bin: string, point: string, wish: string, nth: number) {
   const runner = join(import.meta.dirname, '../helpers/upkeep-runner.ts');
   const args = [runner, vault.path, join(dir, 'state'), join(dir, 'run'), bin, point, wish, String(nth)];
   const { signal, stdout, stderr, exitCode } = await execa(process.execPath, args, { reject: false });
-  if (signal === undefined && exitCode !== 0) throw new Error(stderr);
-  return { signal: signal ?? null, step: stdout.trim() };
+  if (signal === undefined && exitCode !== 0 && !stderr.includes('image-tool-failed'))
+    throw new Error(stderr);
+  return { signal: signal ?? null, exitCode, step: stdout.trim() };
 }
 
 /** Nothing was finished yet, and each point that is listed is restored as it was. */

@@ -1,10 +1,14 @@
 /** An engine for upkeep, and what tests of it ask of every point that is left. */
+import { cpSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Test } from 'tap';
 import { silent } from '../../src/base/log.ts';
 import { noSteps, type ReachStep } from '../../src/base/steps.ts';
 import { type QemuTools, qemuTools } from '../../src/image/tools.ts';
+import { changeFinisher } from '../../src/upkeep/delete.ts';
 import type { UpkeepEngine } from '../../src/upkeep/engine.ts';
+import { VaultMemory } from '../../src/vault/memory.ts';
+import { openVault, type Vault } from '../../src/vault/vault.ts';
 import type { VmFolder } from '../../src/vault/vm-folder.ts';
 import { contentsOf, type HandMadeVault } from './hand-made-vault.ts';
 import { tempDir } from './temp-dir.ts';
@@ -26,4 +30,23 @@ export async function assertAllPoints(t: Test, made: HandMadeVault, vm: VmFolder
       t.ok(contents.equals(made.truth(id, name)), `${name} of ${id}`);
     }
   }
+}
+
+export interface VaultCopy {
+  /** With the vault in `vault`, and `run` and `state` beside it. */
+  readonly dir: string;
+  readonly vault: Vault;
+}
+
+/** Opened as a command does that changes points: it finishes what it finds. @param options.dir where it is to lie */
+export async function copyVault(
+  t: Test,
+  made: HandMadeVault,
+  { bin, dir = tempDir(t) }: { bin?: string; dir?: string } = {},
+): Promise<VaultCopy> {
+  mkdirSync(join(dir, 'run'));
+  cpSync(made.vault.path, join(dir, 'vault'), { recursive: true });
+  const finishChange = changeFinisher(upkeepEngine(t, { tools: qemuTools(bin) }));
+  const memory = new VaultMemory(join(dir, 'state'));
+  return { dir, vault: await openVault(join(dir, 'vault'), { memory, finishChange }) };
 }

@@ -66,7 +66,9 @@ async function backup(shell: Shell, command: Command, vm: VmName, options: Backu
   }
   const { output, interruption } = shell;
   const engine = shell.engine(command, scratch === undefined ? {} : { scratchDir: scratch });
-  const vault = init ? await openOrMake(shell, path, newVault) : await shell.openVault(path);
+  const vault = init
+    ? await openOrMake(shell, command, path, newVault)
+    : await shell.openVault(path, command);
   using bars = output.progressBars();
   interruption.doing(`the backup of ${vm}`);
   const { point, warnings } = await backUp(
@@ -85,9 +87,9 @@ async function backup(shell: Shell, command: Command, vm: VmName, options: Backu
   await output.result({ json: { point: pointJson(point), warnings }, text: pointSummary(point), warnings });
 }
 
-async function openOrMake(shell: Shell, path: string, newVault = false): Promise<Vault> {
+async function openOrMake(shell: Shell, command: Command, path: string, newVault = false): Promise<Vault> {
   try {
-    return await shell.openVault(path);
+    return await shell.openVault(path, command);
   } catch (error) {
     if (codeOf(error) !== 'vault-missing' && !(newVault && codeOf(error) === 'vault-away')) throw error;
     return initVault(path, { memory: shell.memory, newVault });

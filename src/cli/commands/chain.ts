@@ -1,0 +1,37 @@
+import { writeFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import type { Command } from 'commander';
+import { messageOf, QmpvaultError } from '../../base/errors.ts';
+import type { VmName } from '../../base/ids.ts';
+import { treeRows, treeSvg, treeText } from '../chain-tree.ts';
+import { vaultOption, vmArgument } from '../options.ts';
+import { pointJson } from '../point-json.ts';
+import type { Shell } from '../shell.ts';
+
+export function addChain(program: Command, shell: Shell): void {
+  program
+    .command('chain')
+    .description('draw which restore point stands on which, with their sizes')
+    .addArgument(vmArgument())
+    .addOption(vaultOption().makeOptionMandatory())
+    .option('--svg <file>', 'write the drawing to a file')
+    .action(async (vm: VmName, { vault: path, svg }: { vault: string; svg?: string }) => {
+      const { points, broken } = await (await shell.openVm(path, vm)).points();
+      const rows = treeRows(points);
+      if (svg !== undefined) await write(resolve(svg), treeSvg(rows));
+      await shell.output.result({
+        json: { vm, points: points.map(pointJson), broken: broken.map(({ id }) => id) },
+        text: svg === undefined ? treeText(rows) : '',
+        warnings: broken.map(({ id, error }) => `the point ${id} cannot be read: ${error.message}`),
+      });
+    });
+}
+
+async function write(path: string, text: string): Promise<void> {
+  await writeFile(path, text).catch((cause: unknown) => {
+    throw new QmpvaultError('usage', `cannot write ${path}: ${messageOf(cause)}`, {
+      details: { path },
+      cause,
+    });
+  });
+}

@@ -1,0 +1,184 @@
+/**
+ * Verifying that points can be restored. It reads as a restore does, registered and without the lease, so that it
+ * keeps no backup waiting; the lease is taken for a moment to write down what was found.
+ */
+import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
+import type { DiskName, PointId, VmName } from '../base/ids.ts';
+import { selectPoint } from '../restore/restore-plan.ts';
+import { descendants } from '../vault/chain.ts';
+import type { Lease } from '../vault/lease.ts';
+import { FORMAT, type Manifest } from '../vault/manifest.ts';
+import type { PointListing } from '../vault/points.ts';
+import type { Vault } from '../vault/vault.ts';
+import { LEVELS, type Level } from '../vault/verification.ts';
+import type { VmFolder } from '../vault/vm-folder.ts';
+import type { UpkeepControl, UpkeepEngine } from './engine.ts';
+import { type Finding, Inspection } from './inspection.ts';
+
+export interface VerifyRequest {
+  /** All VMs when it is left out. */
+  readonly vm?: VmName | undefined;
+  /** An id, a unique beginning of one, or `latest`; all when it is left out. */
+  readonly point?: string | undefined;
+  readonly level: Level;
+  /** Only so many: those that were not looked at so closely for the longest time. */
+  readonly oldest?: number | undefined;
+}
+
+export interface Damage {
+  readonly vm: VmName;
+  readonly point: string;
+  readonly disk: DiskName | null;
+  readonly what: string;
+  /** The points that cannot be restored as they were because of it. */
+  readonly affects: readonly PointId[];
+}
+
+export interface VerifyResult {
+  readonly checked: number;
+  readonly damaged: readonly Damage[];
+  readonly warnings: readonly string[];
+}
+
+/** A restore or a change that is under way is not waited for much longer than it takes to begin or end one. */
+const WAIT_MS = 30_000;
+
+/** Damage is a result. @throws vm-unknown, point-unknown, vault-away, vault-locked, vault-unreadable, cancelled */
+export async function verify(
+  engine: UpkeepEngine,
+  vault: Vault,
+  request: VerifyRequest,
+  control: UpkeepControl = {},
+): Promise<VerifyResult> {
+  const folders = await foldersOf(vault, request.vm);
+  const chosen = await choose(folders, request);
+  const results: VerifyResult[] = [];
+  for (const folder of folders) {
+    const wanted = new Set(chosen.filter((one) => one.folder === folder).map(({ point }) => point.id));
+    results.push(await verifyVm(engine, folder, wanted, request.level, control));
+  }
+  return {
+    checked: results.reduce((sum, { checked }) => sum + checked, 0),
+    damaged: results.flatMap(({ damaged }) => damaged),
+    warnings: results.flatMap(({ warnings }) => warnings),
+  };
+}
+
+async function foldersOf(vault: Vault, name: VmName | undefined): Promise<VmFolder[]> {
+  if (name === undefined) return (await vault.vmNames()).map((name) => vault.vm(name));
+  const folder = vault.vm(name);
+  if (await folder.exists()) return [folder];
+  throw new QmpvaultError('vm-unknown', `the vault ${vault.path} has no VM ${name}`, {
+    details: { vault: vault.path, vm: name },
+  });
+}
+
+interface Chosen {
+  readonly folder: VmFolder;
+  readonly point: Manifest;
+}
+
+async function choose(folders: readonly VmFolder[], request: VerifyRequest): Promise<Chosen[]> {
+  const { point: selector, oldest, level } = request;
+  const all: (Chosen & { at: string })[] = [];
+  for (const folder of folders) {
+    const listing = await folder.points();
+    const points = selector === undefined ? listing.points : [selectPoint(listing, selector)];
+    for (const point of points) {
+      const before = oldest === undefined ? null : await folder.readVerification(point.id);
+      const counts = before !== null && LEVELS.indexOf(before.level) >= LEVELS.indexOf(level);
+      all.push({ folder, point, at: counts ? before.at : '' });
+    }
+  }
+  return oldest === undefined ? all : all.toSorted((a, b) => (a.at < b.at ? -1 : 1)).slice(0, oldest);
+}
+
+async function verifyVm(
+  engine: UpkeepEngine,
+  folder: VmFolder,
+  wanted: ReadonlySet<PointId>,
+  level: Level,
+  { signal }: UpkeepControl,
+): Promise<VerifyResult> {
+  await using reader = await folder.registerReader({ what: 'a verification', waitMs: WAIT_MS, signal });
+  const listing = await folder.points();
+  const inspection = await Inspection.of({ tools: engine.tools, folder, listing, level, signal });
+  const damaged: Damage[] = listing.broken.map(({ id, error }) => ({
+    vm: folder.name,
+    point: id,
+    disk: null,
+    what: error.message,
+    affects: descendants(listing.points, id as PointId).map((point) => point.id),
+  }));
+  const warnings: string[] = [];
+  for (const point of listing.points.filter(({ id }) => wanted.has(id))) {
+    const findings = await inspection.look(point);
+    await reader.assertRegistered();
+    for (const finding of findings) {
+      const isKnown = damaged.some(({ point, disk, affects }) =>
+        disk === null ? affects.includes(finding.point) : point === finding.point && disk === finding.disk,
+      );
+      if (!isKnown) damaged.push(describe(folder, listing, finding));
+    }
+    const warning = await record(folder, point, { level, findings, inspection, signal });
+    if (warning !== null) warnings.push(warning);
+  }
+  return { checked: wanted.size, damaged, warnings };
+}
+
+function describe(folder: VmFolder, { points }: PointListing, { point, disk, what }: Finding): Damage {
+  const affects = [point];
+  for (const { id, parent, disks } of descendants(points, point)) {
+    const stands = disks.some(({ name, kind }) => name === disk && kind === 'incremental');
+    if (parent !== null && affects.includes(parent) && stands) affects.push(id);
+  }
+  return { vm: folder.name, point, disk, what, affects };
+}
+
+interface Seen {
+  readonly level: Level;
+  readonly findings: readonly Finding[];
+  readonly inspection: Inspection;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** @returns why nothing could be written down: a vault that can only be read is verified all the same */
+async function record(folder: VmFolder, { id }: Manifest, seen: Seen): Promise<string | null> {
+  const { level, findings, signal } = seen;
+  try {
+    const what = `noting what was verified of ${id}`;
+    await using lease = await folder.acquireLease({ what, waitMs: WAIT_MS, leaveChange: true, signal });
+    const damage = findings.map(({ disk, what }) => ({ disk, what }));
+    await folder.writeVerification(
+      id,
+      { format: FORMAT, at: new Date().toISOString(), level, damage },
+      lease,
+    );
+    await keepDigests(folder, lease, id, seen);
+    for (const { point } of findings) await seal(folder, lease, point);
+    return null;
+  } catch (error) {
+    if (!['vault-locked', 'vault-unreadable', 'vault-full'].includes(codeOf(error))) throw error;
+    return `what was found of ${id} could not be written down: ${messageOf(error)}`;
+  }
+}
+
+/** Digests that were pending. Read again under the lease: somebody may have sealed or protected the point meanwhile. */
+async function keepDigests(folder: VmFolder, lease: Lease, id: PointId, { inspection }: Seen): Promise<void> {
+  const point = (await folder.points()).points.find((point) => point.id === id);
+  if (point === undefined) return;
+  const disks = await Promise.all(
+    point.disks.map(async (disk) => {
+      const report = disk.sha256 === null ? await inspection.report(id, disk.file) : null;
+      return report === null || report.damage !== null ? disk : { ...disk, sha256: report.sha256 };
+    }),
+  );
+  const isNew = disks.some(({ sha256 }, i) => sha256 !== point.disks[i]?.sha256);
+  if (isNew) await folder.replaceManifest({ ...point, disks }, lease);
+}
+
+/** Nothing more is put on top of what is damaged. */
+async function seal(folder: VmFolder, lease: Lease, id: PointId): Promise<void> {
+  const point = (await folder.points()).points.find((point) => point.id === id);
+  if (point !== undefined && !point.sealed) await folder.replaceManifest({ ...point, sealed: true }, lease);
+}
