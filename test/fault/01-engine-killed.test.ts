@@ -74,4 +74,23 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       'one more was published: killed right after the rename it is a point',
     );
   });
+
+  t.test(`QEMU ${qemu}: an engine killed while it compares leaves no NBD server behind`, async (t) => {
+    const vm = await testVm(t, { qemu, disks: [{ name: 'vda', sizeBytes: 32 * MiB }] });
+    const site = await testSite(t, { bin: qemuBin(qemu) });
+    await vm.write('vda', 1, 0, 16 * MiB);
+    const first = await backUpWithTruth(site, vm);
+    for (const { node, name } of (await vm.leftovers()).bitmaps) {
+      await vm.qmp.execute('block-dirty-bitmap-remove', { node, name });
+    }
+    await vm.write('vda', 2, MiB, MiB);
+    const common = ['--vault', site.vault.path, '--qmp', vm.qmpSocket, '--qemu-bin', qemuBin(qemu)];
+    const killed = await cli(site, ['backup', 'vm1', ...common], { QMPVAULT_STOP_AT: 'copying' });
+    t.equal(killed.signal, 'SIGKILL');
+    t.equal((await vm.leftovers()).exports.length, 1, 'it was comparing');
+    const second = await backUpWithTruth(site, vm);
+    t.equal(second.how, 'resynced');
+    for (const point of [first, second]) await expectTruth(t, site, vm, point);
+    await expectClean(t, site, vm, { bitmaps: 1 });
+  });
 }
