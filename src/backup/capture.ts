@@ -5,6 +5,7 @@
  * NAS never reaches the guest.
  */
 import { join } from 'node:path';
+import { QmpvaultError } from '../base/errors.ts';
 import { addBitmapActions, drawPatterns } from '../vm/bitmaps.ts';
 import type { NodeName } from '../vm/block-graph.ts';
 import { CopyJobs, copyAction } from '../vm/copy-jobs.ts';
@@ -16,9 +17,19 @@ import type { Vm } from '../vm/vm.ts';
 import { nbdSocket, vmNbdSocket } from './run-folders.ts';
 import type { Captured, RunSite } from './site.ts';
 
-/** The writer already serves the targets. */
-export function capture(site: RunSite, snapshot: boolean): Promise<Captured> {
-  return snapshot ? captureThroughSnapshot(site) : captureFromSource(site);
+/**
+ * The writer already serves the targets. After an error jobs may be at work: unwinding ends them.
+ * @throws vm-agent when a freeze is required and it is not sure that it lasted until the moment; qmp-* errors
+ */
+export async function capture(site: RunSite, snapshot: boolean): Promise<Captured> {
+  const captured = await (snapshot ? captureThroughSnapshot(site) : captureFromSource(site));
+  const { moment, jobs } = captured;
+  if (site.request.quiesce !== 'required' || moment.consistency === 'filesystem') return captured;
+  jobs.close();
+  throw new QmpvaultError(
+    'vm-agent',
+    `the guest's filesystems may have been thawed before the moment: ${moment.warnings.join('; ')}`,
+  );
 }
 
 async function captureThroughSnapshot(site: RunSite): Promise<Captured> {

@@ -196,7 +196,7 @@ class Freeze {
     } catch (cause) {
       this.#reached = false;
       this.warnings.push(
-        `the guest agent did not confirm the thaw: ${messageOf(cause)}. The guard process goes on thawing; the restore point counts as crash-consistent`,
+        `the guest agent did not confirm the thaw: ${messageOf(cause)}. The guard process goes on thawing; the moment counts as crash-consistent`,
       );
     }
     return this.#reached ? performance.now() - this.#began : null;

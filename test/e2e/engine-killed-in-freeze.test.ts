@@ -3,13 +3,13 @@
  * runs another command; the guest goes on by itself.
  */
 import { once } from 'node:events';
-import t, { type Test } from 'tap';
-import { GuestAgent } from '../../qmp/index.ts';
+import t from 'tap';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import type { LinuxGuest } from '../../vm-fixtures/linux-guest.ts';
+import { expectAwake, expectNextIsRight, expectThawed } from '../helpers/awake.ts';
 import { cli } from '../helpers/cli.ts';
-import { backUpWithTruth, expectClean, expectTruth, type TestSite, testSite } from '../helpers/engine.ts';
+import { type TestSite, testSite } from '../helpers/engine.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { testGuest } from '../helpers/vm.ts';
 
@@ -23,32 +23,6 @@ function startBackup(site: TestSite, guest: LinuxGuest, stopAt: string) {
   const { agentSocket, vm } = guest;
   const where = ['--vault', site.vault.path, '--qmp', vm.qmpSocket, '--agent', agentSocket];
   return cli(site, ['backup', 'vm1', ...where, '--qemu-bin', vm.bin], { QMPVAULT_STOP_AT: stopAt });
-}
-
-/** A write that has to reach the disk ends only when the guest runs and is thawed. */
-async function expectAwake(t: Test, guest: LinuxGuest, timeoutMs: number): Promise<void> {
-  const began = performance.now();
-  await guest.sh('for disk in /mnt/*; do date >$disk/awake; done; sync', { timeoutMs });
-  t.comment(`the guest wrote and synced after ${Math.round(performance.now() - began)} ms`);
-  t.match(await guest.vm.qmp.execute('query-status'), { status: 'running' });
-}
-
-/** The agent's socket serves one client: an answer means, too, that engine and guard have gone. */
-async function expectThawed(t: Test, guest: LinuxGuest): Promise<void> {
-  await using agent = await GuestAgent.connect({ path: guest.agentSocket });
-  t.equal(await agent.freezeStatus(), 'thawed');
-}
-
-async function expectNextIsRight(t: Test, site: TestSite, guest: LinuxGuest): Promise<void> {
-  const { agentSocket: agent, vm } = guest;
-  const { point } = await site.backUp(vm, { agent });
-  t.equal(point.consistency, 'filesystem', 'the next one freezes the guest again');
-  t.equal(point.how, 'tracked');
-  await guest.sh('for disk in /mnt/*; do mount -o remount,ro $disk; done');
-  const still = await backUpWithTruth(site, vm);
-  await expectTruth(t, site, vm, still);
-  await guest.sh('for disk in /mnt/*; do mount -o remount,rw $disk; done');
-  await expectClean(t, site, vm, { bitmaps: 1 });
 }
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {

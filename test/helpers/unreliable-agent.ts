@@ -1,0 +1,61 @@
+/** Between an engine and the real guest agent: one command's reply comes late, or never, or nobody hears it. */
+import net from 'node:net';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { type Teardown, tempDir } from './temp-dir.ts';
+
+export interface AgentFault {
+  /** The first command of this name. */
+  readonly command: string;
+  /**
+   * `late`: it is done, and its reply comes when the engine has given up on it and says something else.
+   * `unanswered`: it is done; there is no reply. `unheard`: it is not even done.
+   */
+  readonly how: 'late' | 'unanswered' | 'unheard';
+}
+
+export interface UnreliableAgent {
+  readonly path: string;
+  /** Whether the fault has happened. */
+  readonly fired: boolean;
+}
+
+export async function unreliableAgent(
+  t: Teardown,
+  agentSocket: string,
+  { command, how }: AgentFault,
+): Promise<UnreliableAgent> {
+  const path = join(tempDir(t), 'agent.sock');
+  const agent = { path, fired: false };
+  const server = net.createServer((engine) => {
+    const real = net.connect(agentSocket);
+    /** What the agent says after the command, until the engine speaks again. */
+    let held: string[] | null = null;
+    real.setEncoding('latin1').on('data', (text: string) => {
+      if (held === null) engine.write(text, 'latin1');
+      else held.push(text);
+    });
+    // latin1 keeps the 0xFF before guest-sync-delimited.
+    createInterface({ input: engine.setEncoding('latin1') }).on('line', (line) => {
+      if (how === 'late' && held !== null) engine.write(held.join(''), 'latin1');
+      held = null;
+      if (!agent.fired && line.includes(`"${command}"`)) {
+        agent.fired = true;
+        held = [];
+        if (how === 'unheard') return;
+      }
+      real.write(`${line}\n`, 'latin1');
+    });
+    for (const [one, other] of [
+      [engine, real],
+      [real, engine],
+    ] as const) {
+      one.on('error', () => {}).on('close', () => other.destroy());
+    }
+  });
+  t.teardown(() => server.close());
+  const { promise, resolve } = Promise.withResolvers<void>();
+  server.listen(path, resolve);
+  await promise;
+  return agent;
+}
