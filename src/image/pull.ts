@@ -13,7 +13,7 @@ import { join, resolve } from 'node:path';
 import { execa } from 'execa';
 import { followJob, isOfJob, QmpClient } from '../../qmp/index.ts';
 import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts';
-import { errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
+import { messageOf, QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 import { readQcow2Header } from './qcow2-header.ts';
 import { type CallOptions, createImage } from './qemu-img.ts';
@@ -142,11 +142,16 @@ interface Daemon extends PromiseLike<{ stderr: string; shortMessage?: string | u
   readonly pid?: number | undefined;
 }
 
+/** Undefined while it is still starting. */
 async function connect(path: string, daemon: Daemon): Promise<QmpClient | undefined> {
+  let client: QmpClient | undefined;
   try {
-    return await QmpClient.connect({ path });
-  } catch (error) {
-    if (!['ENOENT', 'ECONNREFUSED'].includes(errnoOf(error) ?? '')) throw error;
+    client = await QmpClient.connect({ path });
+    // Whoever connects while the monitor is being set up may be greeted twice (m: 7.2 on a busy host).
+    await client.execute('query-jobs');
+    return client;
+  } catch {
+    await client?.close();
     if (daemon.exitCode === null && daemon.signalCode === null && daemon.pid !== undefined) return undefined;
     const { stderr, shortMessage } = await daemon;
     throw failed('qemu-storage-daemon', stderr || shortMessage || 'it ended at once');

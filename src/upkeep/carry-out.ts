@@ -12,6 +12,7 @@ import type { VmFolder } from '../vault/vm-folder.ts';
 import { asChanged } from './delete-plan.ts';
 import type { UpkeepEngine } from './engine.ts';
 import { commit, discard, gather, type MoveContext, switchOver } from './moves.ts';
+import { type Reserve, takeReserve } from './reserve.ts';
 
 /** How long readers may keep a change waiting, unless the caller says. */
 const READERS_MS = 0;
@@ -67,13 +68,14 @@ async function carryOut(site: ChangeSite, change: Change): Promise<Manifest[]> {
   const kept = (id: PointId) => points.find((point) => point.id === id);
   // One that is gone was removed by somebody who needed the room to finish this.
   const moves = change.moves.filter(({ point }) => kept(point) !== undefined);
-  if (change.stage === 'gathering' && moves.length > 0) await gatherAll(site, change, moves, step);
-
-  // Who reads the old files leaves them before one is written into them.
-  const last = moves.filter(({ how }) => how === 'commit');
-  for (const move of moves) if (move.how !== 'commit') await step('switch', () => switchOver(site, move));
-  for (const move of last) await step('commit', () => commit(site, move));
-  for (const move of last) await step('switch', () => switchOver(site, move));
+  if (moves.length > 0) {
+    const reserve = await takeReserve(folder.path);
+    try {
+      await moveAll(site, change, moves, { step, reserve });
+    } finally {
+      await reserve.free();
+    }
+  }
   const changed: Manifest[] = [];
   for (const { point: id } of change.parents) {
     const point = kept(id);
@@ -87,23 +89,41 @@ async function carryOut(site: ChangeSite, change: Change): Promise<Manifest[]> {
   return changed;
 }
 
+interface Progress {
+  readonly step: (name: string, act: () => Promise<unknown>) => Promise<void>;
+  readonly reserve: Reserve;
+}
+
+async function moveAll(
+  site: ChangeSite,
+  change: Change,
+  moves: readonly Move[],
+  progress: Progress,
+): Promise<void> {
+  const { step } = progress;
+  if (change.stage === 'gathering') await gatherAll(site, change, moves, progress);
+  // Who reads the old files leaves them before one is written into them.
+  const last = moves.filter(({ how }) => how === 'commit');
+  for (const move of moves) if (move.how !== 'commit') await step('switch', () => switchOver(site, move));
+  for (const move of last) await step('commit', () => commit(site, move));
+  for (const move of last) await step('switch', () => switchOver(site, move));
+}
+
 async function gatherAll(
   site: ChangeSite,
   change: Change,
   moves: readonly Move[],
-  step: (name: string, act: () => Promise<unknown>) => Promise<void>,
+  { step, reserve }: Progress,
 ): Promise<void> {
   try {
     for (const move of moves) {
       if (move.how !== 'commit') await step(move.how, () => gather(site, move));
     }
   } catch (error) {
-    // The first error says more. An undoing that fails, as on a full NAS, leaves the change to the next command.
-    await undo(site, moves).catch((failure: unknown) => {
-      site.engine.log.warn(
-        { vm: site.folder.name, why: messageOf(failure) },
-        `could not undo the ${change.what}`,
-      );
+    // The first error says more. An undoing that fails leaves the change to the next command.
+    await undo(site, moves, reserve).catch((failure: unknown) => {
+      const details = { vm: site.folder.name, why: messageOf(failure) };
+      site.engine.log.warn(details, `could not undo the ${change.what}`);
     });
     throw error;
   }
@@ -111,8 +131,13 @@ async function gatherAll(
 }
 
 /** Nothing is lost by it: files that pulled something in are longer than before, and their manifests say so. */
-async function undo(site: MoveContext & Pick<ChangeSite, 'lease'>, moves: readonly Move[]): Promise<void> {
+async function undo(
+  site: MoveContext & Pick<ChangeSite, 'lease'>,
+  moves: readonly Move[],
+  reserve: Reserve,
+): Promise<void> {
   const { folder, lease } = site;
+  await reserve.free();
   for (const move of moves) await discard(site, move);
   const { points } = await folder.points();
   for (const point of points) {

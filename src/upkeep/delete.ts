@@ -18,7 +18,7 @@ import type { PointListing } from '../vault/points.ts';
 import type { Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { beginChange, type ChangeSite, resumeChange } from './carry-out.ts';
-import { changeFrom, type DeletePlan, type Descendants, planDelete } from './delete-plan.ts';
+import { asChanged, changeFrom, type DeletePlan, type Descendants, planDelete } from './delete-plan.ts';
 import { digestPending } from './digests.ts';
 import type { UpkeepControl, UpkeepEngine } from './engine.ts';
 import { layerBytes } from './layer-bytes.ts';
@@ -63,7 +63,8 @@ export async function deletePoint(
   const site: ChangeSite = { engine, folder, lease, signal, readersMs: waitMs };
   const stuck = await finishOpenChange(site);
   const listing = await folder.points();
-  const plan = await planFor(folder, listing, request);
+  const points = stuck ? listing.points.map((point) => asChanged(point, stuck.change)) : listing.points;
+  const plan = await planFor(folder, { ...listing, points }, request);
   // Awaited here: the lease ends with this function.
   if (stuck !== null) return await removeOnly(site, stuck, plan);
   const changed = await deletePlanned(site, listing, plan, what);
