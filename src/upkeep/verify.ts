@@ -12,6 +12,7 @@ import type { PointListing } from '../vault/points.ts';
 import type { Vault } from '../vault/vault.ts';
 import { LEVELS, type Level } from '../vault/verification.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
+import { changeFinisher } from './delete.ts';
 import type { UpkeepControl, UpkeepEngine } from './engine.ts';
 import { type Finding, Inspection } from './inspection.ts';
 
@@ -100,6 +101,7 @@ async function verifyVm(
   level: Level,
   { signal }: UpkeepControl,
 ): Promise<VerifyResult> {
+  await settle(engine, folder, signal);
   await using reader = await folder.registerReader({ what: 'a verification', waitMs: WAIT_MS, signal });
   const listing = await folder.points();
   const inspection = await Inspection.of({ tools: engine.tools, folder, listing, level, signal });
@@ -124,6 +126,18 @@ async function verifyVm(
     if (warning !== null) warnings.push(warning);
   }
   return { checked: wanted.size, damaged, warnings };
+}
+
+/** In the middle of a change, files are not what their manifests say: that is no damage, but no time to look either. */
+async function settle(
+  engine: UpkeepEngine,
+  folder: VmFolder,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  if ((await folder.readChange()) === null) return;
+  const what = 'finishing a change before a verification';
+  await using lease = await folder.acquireLease({ what, waitMs: WAIT_MS, leaveChange: true, signal });
+  await changeFinisher(engine)(folder, lease, signal);
 }
 
 function describe(folder: VmFolder, { points }: PointListing, { point, disk, what }: Finding): Damage {

@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import t, { type Test } from 'tap';
 import type { VmName } from '../../src/base/ids.ts';
+import { deletePoint } from '../../src/upkeep/delete.ts';
 import { type VerifyRequest, verify } from '../../src/upkeep/verify.ts';
 import { isSealedChain } from '../../src/vault/chain.ts';
 import { openVault } from '../../src/vault/vault.ts';
@@ -133,6 +134,17 @@ t.test('damage is found, named with all that it affects, and nothing more is put
       t.ok(isSealedChain(listing.points, listing.points.at(-1)!.id));
     });
   }
+});
+
+t.test('a change that a dead process left open is finished first, and is no damage', async (t) => {
+  const made = await HandMadeVault.withChain(t);
+  const steps = async (step: string) => {
+    if (step === 'delete-describe') throw new Error('the end of this engine');
+  };
+  const request = { vm: 'web1' as VmName, point: 'p2', descendants: 'refuse' as const };
+  await t.rejects(deletePoint(upkeepEngine(t, { steps }), made.vault, request));
+  t.ok(await made.vault.vm('web1').readChange());
+  t.match(await verified(t, made), { checked: 2, damaged: [], warnings: [] });
 });
 
 t.test('the oldest first: a few each day reach all of them', async (t) => {
