@@ -21,9 +21,16 @@ export function tempDir(t: Teardown): string {
   return dir;
 }
 
+/** One look may miss a process that is just being started; one that sleeps in the kernel stays for all of them. */
+const LOOKS = 10;
+
 /** SIGKILL also ends a process that a test has stopped with SIGSTOP. */
 export function killProcessesIn(dir: string): void {
-  for (const { pid } of processesIn(dir)) signalIfThere(pid, 'SIGKILL');
+  for (let look = 0; look < LOOKS; look += 1) {
+    const found = processesIn(dir);
+    if (found.length === 0) return;
+    for (const { pid } of found) signalIfThere(pid, 'SIGKILL');
+  }
 }
 
 export interface FoundProcess {
