@@ -1,13 +1,16 @@
-/** A backup as its caller sees it: connect, clean up after the dead, look, run. */
+/** A backup as its caller sees it: find the VM, clean up after the dead, look, run. */
 import { codeOf, messageOf } from '../base/errors.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { Vault } from '../vault/vault.ts';
 import { Vm } from '../vm/vm.ts';
 import type { BackupRequest, BackupResult, Engine, RunControl } from './engine.ts';
+import { findVm } from './find-vm.ts';
 import { digestFulls } from './publish.ts';
 import { reconcile } from './release.ts';
 import { Run, type RunContext } from './run.ts';
-import { type Survey, survey } from './survey.ts';
+import { sealDamaged } from './seal-damaged.ts';
+import { backUpStopped } from './stopped.ts';
+import { survey } from './survey.ts';
 
 /**
  * Makes one restore point of a VM. After an error the VM and the vault are as before; what could not be undone
@@ -23,12 +26,16 @@ export async function backUp(
   const beganMs = performance.now();
   const { signal } = control;
   const folder = vault.vm(request.vm);
-  await using vm = await Vm.connect(request.qmp, { signal });
+  const found = await findVm(folder, request, { signal });
+  if (!(found instanceof Vm)) {
+    return backUpStopped({ engine, vault, folder, stopped: found, request, control, beganMs });
+  }
+  await using vm = found;
   await using lease = await folder.acquireLease({
     what: `a backup of ${request.vm}`,
     ...(signal && { signal }),
   });
-  const warnings = await reconcile(engine, vm, folder, lease);
+  const warnings = await reconcile(engine, vm, vault, folder, lease);
   await vm.refuseWhileMoving();
   const context = { engine, vault, folder, lease, vm, request, control, beganMs };
   const point = await attempt(context, warnings).catch(async (error: unknown) => {
@@ -38,7 +45,7 @@ export async function backUp(
   });
   // The VM is no longer needed: somebody else may have its socket.
   await vm.close();
-  return { point: await digest(context, point, warnings), warnings };
+  return { point: await digestFulls(context, point, warnings), warnings };
 }
 
 async function attempt(
@@ -62,31 +69,5 @@ async function attempt(
     // The caller gets the error; what else happened is in the log.
     for (const warning of run.warnings) engine.log.warn({ vm: request.vm }, warning);
     throw error;
-  }
-}
-
-/** What is put on top of a damaged point is lost with it: nothing more shall be, also once the damage is forgotten. */
-async function sealDamaged(
-  { folder, lease }: Pick<RunContext, 'folder' | 'lease'>,
-  { points, damaged }: Survey,
-): Promise<string[]> {
-  const found = points.filter(({ id, sealed }) => damaged.has(id) && !sealed);
-  for (const point of found) await folder.replaceManifest({ ...point, sealed: true }, lease);
-  return found.map(
-    ({ id }) => `${damaged.get(id)}: ${id} is sealed, and what stands on it cannot be restored`,
-  );
-}
-
-async function digest(
-  { folder, lease, control }: Omit<RunContext, 'survey'>,
-  point: Manifest,
-  warnings: string[],
-): Promise<Manifest> {
-  try {
-    return await digestFulls(folder, lease, point, control);
-  } catch (error) {
-    if (codeOf(error) !== 'cancelled') throw error;
-    warnings.push(`cancelled while reading ${point.id} back: it is published, its digests are pending`);
-    return point;
   }
 }

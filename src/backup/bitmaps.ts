@@ -61,7 +61,7 @@ export async function vmBitmaps(
     what: `removing bitmaps of ${name}`,
     ...(signal && { signal }),
   });
-  const warnings = await reconcile(engine, vm, folder, lease);
+  const warnings = await reconcile(engine, vm, vault, folder, lease);
   const { points, broken } = await folder.points();
   const before = await list(engine, vault, vm, points);
   const wanted = before.filter(({ owner }) => (remove === 'ours' ? owner !== 'foreign' : owner === 'orphan'));

@@ -22,8 +22,10 @@ export interface Engine {
 
 export interface BackupRequest {
   readonly vm: VmName;
-  /** The VM's QMP socket. */
-  readonly qmp: string;
+  /** The VM's QMP socket; without it the VM is taken for stopped. */
+  readonly qmp?: string | undefined;
+  /** A stopped VM's disks, where the vault does not know their images, or not the right ones. */
+  readonly images?: ReadonlyMap<DiskName, string> | undefined;
   /** The guest agent's socket. */
   readonly agent?: string | undefined;
   readonly quiesce: Quiesce;

@@ -1,13 +1,19 @@
 /** What a VM is, how its disks and their bitmaps are, and what the next backup will be. Changes nothing. */
 
-import type { VmName } from '../base/ids.ts';
+import type { DiskName, VmName } from '../base/ids.ts';
 import { formatBytes } from '../base/units.ts';
 import type { Vault } from '../vault/vault.ts';
-import type { Disk, LeftOut } from '../vm/disks.ts';
+import type { VmFolder } from '../vault/vm-folder.ts';
+import type { Disk, Disks, LeftOut } from '../vm/disks.ts';
 import { findRuns } from '../vm/unwind.ts';
 import { Vm } from '../vm/vm.ts';
+import type { Engine } from './engine.ts';
+import { findVm, type StoppedVm } from './find-vm.ts';
 import type { BitmapHealth, Plan } from './plan.ts';
-import { survey } from './survey.ts';
+import type { StoppedImages } from './stopped-images.ts';
+import { lookAtImages } from './stopped-look.ts';
+import { surveyStopped } from './stopped-survey.ts';
+import { type Survey, survey } from './survey.ts';
 
 export interface InspectedDisk {
   readonly name: string;
@@ -35,36 +41,72 @@ export interface Inspection {
 
 export interface InspectRequest {
   readonly vm: VmName;
-  readonly qmp: string;
+  readonly qmp?: string | undefined;
+  /** Of a stopped VM, as in `BackupRequest`. */
+  readonly images?: ReadonlyMap<DiskName, string> | undefined;
   readonly fullEvery: number;
 }
 
 /** @throws vm-unreachable, vm-busy, vm-uuid, vm-unfit, and what reading the vault throws */
 export async function inspectVm(
+  engine: Pick<Engine, 'runtimeDir' | 'scratchDir' | 'tools'>,
   vault: Vault | null,
-  { vm: name, qmp, fullEvery }: InspectRequest,
+  request: InspectRequest,
   { signal }: { signal?: AbortSignal | undefined } = {},
 ): Promise<Inspection> {
-  await using vm = await Vm.connect(qmp, { signal });
+  const folder = vault?.vm(request.vm) ?? null;
+  const found = await findVm(folder, request, { signal });
+  if (found instanceof Vm) {
+    await using vm = found;
+    return await inspectRunning(vm, folder, request);
+  }
+  return lookAtImages(engine, found, signal, (images, client) =>
+    inspectStopped(found, images, client, folder, request),
+  );
+}
+
+async function inspectRunning(
+  vm: Vm,
+  folder: VmFolder | null,
+  { vm: name, fullEvery }: InspectRequest,
+): Promise<Inspection> {
   const state = await vm.status();
   const about = { name, uuid: vm.uuid, qemu: vm.qemuVersion, state };
   const runs = [...(await findRuns(vm.client)).keys()];
   const warnings = runs.map(
     (run) => `run ${run} is at work in this VM, or left something behind; the next backup cleans it up`,
   );
-  if (vault === null) {
-    const { disks, left } = await vm.disks();
-    return { vm: about, disks: disks.map((disk) => inspected(disk, null)), left, next: null, warnings };
+  if (/^[0-]+$/.test(vm.uuid)) {
+    warnings.push(
+      'this VM has no UUID, so another one under its name could not be told from it: start QEMU with -uuid',
+    );
   }
-  const { disks, left, plan, warnings: more } = await survey(vm, vault.vm(name), { fullEvery });
-  const { kind, how, why } = plan;
-  return {
-    vm: about,
-    disks: disks.map(({ disk, bitmap }) => inspected(disk, bitmap)),
-    left,
-    next: { kind, how, why },
-    warnings: [...warnings, ...more],
-  };
+  if (folder === null) return { vm: about, ...withoutVault(await vm.disks()), warnings };
+  const found = await survey(vm, folder, { fullEvery });
+  return { vm: about, ...surveyed(found), warnings: [...warnings, ...found.warnings] };
+}
+
+async function inspectStopped(
+  stopped: StoppedVm,
+  images: StoppedImages,
+  client: Vm['client'],
+  folder: VmFolder | null,
+  { vm: name, fullEvery }: InspectRequest,
+): Promise<Inspection> {
+  const vm = { name, uuid: stopped.uuid, qemu: client.version.text, state: 'stopped' };
+  if (folder === null) {
+    return { vm, ...withoutVault({ disks: await images.open(), left: [] }), warnings: [] };
+  }
+  const found = await surveyStopped({ folder, stopped, client, images }, { fullEvery });
+  return { vm, ...surveyed(found), warnings: found.warnings };
+}
+
+function withoutVault({ disks, left }: Disks) {
+  return { disks: disks.map((disk) => inspected(disk, null)), left, next: null };
+}
+
+function surveyed({ disks, left, plan: { kind, how, why } }: Survey) {
+  return { disks: disks.map(({ disk, bitmap }) => inspected(disk, bitmap)), left, next: { kind, how, why } };
 }
 
 function inspected(disk: Disk, health: BitmapHealth | null): InspectedDisk {

@@ -1,7 +1,7 @@
 /** From copied bytes to a restore point: synced by our own descriptors, checked, digested, named. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { QmpvaultError } from '../base/errors.ts';
+import { codeOf, QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
 import { readQcow2Header } from '../image/qcow2-header.ts';
 import { checkImage } from '../image/qemu-img.ts';
@@ -17,6 +17,12 @@ import type { RunControl } from './engine.ts';
 import type { RunContext } from './run.ts';
 import type { RunDisk } from './site.ts';
 
+/** Also of a stopped VM. */
+export type PublishContext = Pick<
+  RunContext,
+  'engine' | 'vault' | 'folder' | 'lease' | 'survey' | 'control' | 'beganMs'
+> & { readonly vm: Pick<RunContext['vm'], 'uuid' | 'qemuVersion'> };
+
 export interface Copied {
   readonly moment: Moment;
   /** By the disk's index. */
@@ -24,15 +30,18 @@ export interface Copied {
   readonly copyMs: number;
 }
 
+/** An image that keeps no bitmap tracks nothing while its VM is stopped. */
+export type CopiedDisk = Omit<RunDisk, 'bitmap'> & { readonly bitmap: RunDisk['bitmap'] | null };
+
 interface Unpublished {
   readonly run: RunId;
   readonly staging: Staging;
-  readonly disks: readonly RunDisk[];
+  readonly disks: readonly CopiedDisk[];
   readonly copied: Copied;
 }
 
 /** @throws sync-failed, image-invalid, lease-lost, vault-full, … ; published only if it returns */
-export async function publish(context: RunContext, made: Unpublished): Promise<Manifest> {
+export async function publish(context: PublishContext, made: Unpublished): Promise<Manifest> {
   const { engine, folder, lease, control } = context;
   const { staging, disks } = made;
   await staging.sync();
@@ -53,7 +62,7 @@ export async function publish(context: RunContext, made: Unpublished): Promise<M
 /** Increments are digested before publishing; of a full that would double its time: it follows (`digestFulls`). */
 async function describe(
   { staging, copied }: Unpublished,
-  { index, disk, file, backingLink, bitmap }: RunDisk,
+  { index, disk, file, backingLink, bitmap }: CopiedDisk,
   signal: AbortSignal | undefined,
 ): Promise<ManifestDisk> {
   const path = staging.diskPath(file);
@@ -73,14 +82,14 @@ async function describe(
     copiedBytes: copied.bytes.get(index) ?? 0,
     storedBytes: (await stat(path)).size,
     sha256: incremental ? await sha256File(path, { ...(signal && { signal }) }) : null,
-    bitmap: { name: bitmap.name, pattern: [...bitmap.pattern] },
+    bitmap: bitmap && { name: bitmap.name, pattern: [...bitmap.pattern] },
     granularityBytes: GRANULARITY_BYTES,
     source: { image: disk.image, format: disk.format, node: disk.node, device: disk.device },
   };
 }
 
 function manifestOf(
-  context: RunContext,
+  context: PublishContext,
   { run, staging, copied }: Unpublished,
   disks: ManifestDisk[],
 ): Manifest {
@@ -117,21 +126,29 @@ function rounded(ms: number | null): number | null {
 }
 
 /** What a later backup of the stopped VM needs; written only when it changed. */
-async function rememberVm(folder: VmFolder, lease: Lease, { vm, disks, createdAt }: Manifest): Promise<void> {
+async function rememberVm(
+  folder: VmFolder,
+  lease: Lease,
+  { vm, disks, left, createdAt }: Manifest,
+): Promise<void> {
+  const known = await folder.readRecord().catch(() => null);
   const record: VmRecord = {
     format: FORMAT,
     name: folder.name,
     uuid: vm.uuid,
-    disks: disks.map(({ name, virtualSizeBytes, source: { image, format, device } }) => ({
-      name,
-      image,
-      format,
-      device,
-      virtualSizeBytes,
-    })),
+    disks: [
+      ...disks.map(({ name, virtualSizeBytes, source: { image, format, device } }) => ({
+        name,
+        image,
+        format,
+        device,
+        virtualSizeBytes,
+      })),
+      // Left out of this point, it is still a disk of the VM.
+      ...(known?.disks.filter(({ name }) => left.some((disk) => disk.name === name)) ?? []),
+    ],
     updatedAt: createdAt,
   };
-  const known = await folder.readRecord().catch(() => null);
   const same =
     JSON.stringify({ ...known, updatedAt: null }) === JSON.stringify({ ...record, updatedAt: null });
   if (!same) await folder.writeRecord(record, lease);
@@ -139,6 +156,20 @@ async function rememberVm(folder: VmFolder, lease: Lease, { vm, disks, createdAt
 
 /** Fills in the digests of a published full, reading it back. Cancelled, they stay pending; deep verify fills them in. */
 export async function digestFulls(
+  { folder, lease, control }: Pick<RunContext, 'folder' | 'lease' | 'control'>,
+  point: Manifest,
+  warnings: string[],
+): Promise<Manifest> {
+  try {
+    return await digest(folder, lease, point, control);
+  } catch (error) {
+    if (codeOf(error) !== 'cancelled') throw error;
+    warnings.push(`cancelled while reading ${point.id} back: it is published, its digests are pending`);
+    return point;
+  }
+}
+
+async function digest(
   folder: VmFolder,
   lease: Lease,
   point: Manifest,

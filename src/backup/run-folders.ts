@@ -37,7 +37,7 @@ export function vmNbdSocket({ nbd }: RunFolders): string {
 }
 
 /** @throws vm-unfit when the VM's user could not be given its folders */
-export async function makeRunFolders(folders: RunFolders, vm: VmProcess): Promise<void> {
+export async function makeRunFolders(folders: RunFolders, vm: Pick<VmProcess, 'uid' | 'gid'>): Promise<void> {
   for (const folder of [folders.writer, folders.nbd, folders.scratch]) {
     // Others may pass through the parents, into what is theirs, and see nothing on the way.
     await mkdir(join(folder, '..'), { recursive: true, mode: 0o711 });

@@ -20,6 +20,8 @@ const recordSchema = z.object({
   folders: z.object({ writer: z.string(), nbd: z.string(), scratch: z.string() }),
   /** The bitmaps that it makes: garbage unless the point was published. */
   bitmaps: z.array(z.string()),
+  /** The images that it reads where the VM is stopped; none: the VM runs. */
+  images: z.array(z.string()).default([]),
 });
 
 export type RunRecord = z.output<typeof recordSchema>;

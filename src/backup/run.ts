@@ -14,22 +14,20 @@ import type { Staging } from '../vault/staging.ts';
 import type { Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { removeBitmaps } from '../vm/bitmaps.ts';
-import type { CopyProgress } from '../vm/copy-jobs.ts';
 import { connectAgent, type GuestAgent } from '../vm/guest-agent.ts';
 import { watchMainLoop } from '../vm/main-loop.ts';
 import type { Vm } from '../vm/vm.ts';
-import { vmProcessOf } from '../vm/vm-process.ts';
 import { capture } from './capture.ts';
+import { copyDisks, progressOf } from './copy.ts';
 import type { BackupPhase, BackupRequest, Engine, RunControl } from './engine.ts';
 import { type Copied, publish } from './publish.ts';
-import { release, takeOut } from './release.ts';
-import { compareWithParent, createFile, runDisks } from './run-disks.ts';
+import { placeIn, release, takeOut } from './release.ts';
+import { createFile, runDisks } from './run-disks.ts';
 import { makeRunFolders, nbdSocket, runFolders } from './run-folders.ts';
 import { type RunFacts, writeRunRecord } from './run-journal.ts';
 import { refuseFullScratch, refuseWithoutScratch } from './scratch-space.ts';
 import type { RunDisk, RunSite } from './site.ts';
 import type { Survey } from './survey.ts';
-import { together } from './together.ts';
 
 export interface RunContext {
   readonly engine: Engine;
@@ -72,6 +70,7 @@ export class Run {
       point: this.#point,
       folders: runFolders(engine, this.#run),
       bitmaps: this.#disks.map(({ bitmap }) => bitmap.name),
+      images: [],
     };
   }
 
@@ -105,8 +104,8 @@ export class Run {
     const { engine, vm, request, control, survey } = this.#context;
     const { signal } = control;
     const folders = this.#record.folders;
-    this.#tell('preparing', []);
-    const [running, process] = await Promise.all([vm.status(), vmProcessOf(vm.socket)]);
+    this.#tell('preparing');
+    const [running, process] = await Promise.all([vm.status(), vm.process()]);
     await makeRunFolders(folders, process);
     const disks = survey.disks.map(({ disk }) => disk);
     const snapshot = survey.noSnapshot === null;
@@ -178,36 +177,20 @@ export class Run {
     await engine.reachStep('copying');
     this.warnings.push(...moment.warnings);
     const began = performance.now();
-    const progress = new Map<number, CopyProgress>();
-    const show = (entries: readonly CopyProgress[]) => {
-      for (const entry of entries) progress.set(entry.index, entry);
-      this.#tell('copying', [...progress.values()]);
-    };
-    const { bandwidth, noProgressMs } = request;
-    const options = { tools: engine.tools, staging: this.#staged() };
-    const compared = this.#disks.filter(({ plan }) => plan.how === 'resync');
-    try {
-      await together(control.signal, {
-        tasks: [
-          (signal) => jobs.finish({ signal, bandwidth, noProgressMs, onProgress: show }),
-          ...compared.map(
-            (disk) => (signal: AbortSignal) =>
-              compareWithParent(disk, { ...options, signal }, (fraction) =>
-                show([comparing(disk, fraction)]),
-              ),
-          ),
-        ],
-        watchers: [
-          (signal) =>
-            watchMainLoop(site.vm.client, signal, async () => {
-              if (snapshot) await refuseFullScratch(site.folders.scratch);
-            }),
-        ],
-      });
-    } finally {
-      jobs.close();
-    }
-    const bytes = new Map([...progress.values()].map(({ index, doneBytes }) => [index, doneBytes]));
+    const bytes = await copyDisks({
+      jobs,
+      disks: this.#disks,
+      tools: engine.tools,
+      staging: this.#staged(),
+      request,
+      control,
+      watchers: [
+        (signal) =>
+          watchMainLoop(site.vm.client, signal, async () => {
+            if (snapshot) await refuseFullScratch(site.folders.scratch);
+          }),
+      ],
+    });
     return { moment, bytes, copyMs: performance.now() - began };
   }
 
@@ -232,7 +215,7 @@ export class Run {
   }
 
   async #publish(copied: Copied): Promise<Manifest> {
-    this.#tell('publishing', []);
+    this.#tell('publishing');
     const { control } = this.#context;
     await this.#writer?.finish({ signal: control.signal });
     return publish(this.#context, { run: this.#run, staging: this.#staged(), disks: this.#disks, copied });
@@ -256,7 +239,7 @@ export class Run {
     const kept = published || (this.#staging?.isPublished ?? false);
     await this.#attempt('ending the guard', async () => this.#guard?.end());
     await this.#attempt('closing the guest agent', async () => this.#agent?.close());
-    const reachable = vm.client.isOpen ? vm : null;
+    const reachable = vm.client.isOpen ? placeIn(vm) : null;
     this.warnings.push(...(await release(engine, reachable, this.#record, { published: kept, out })));
     if (kept) return;
     const discard = this.#staging?.discard() ?? Promise.resolve();
@@ -295,23 +278,13 @@ export class Run {
     );
   }
 
-  #tell(phase: BackupPhase, progress: readonly CopyProgress[]): void {
-    const byIndex = new Map(progress.map((entry) => [entry.index, entry]));
-    const disks = this.#disks.map(({ index, disk }) => ({
-      name: disk.name,
-      doneBytes: byIndex.get(index)?.doneBytes ?? 0,
-      totalBytes: byIndex.get(index)?.totalBytes ?? disk.sizeBytes,
-    }));
-    this.#context.control.onProgress?.({ phase, disks });
+  #tell(phase: BackupPhase): void {
+    this.#context.control.onProgress?.(progressOf(phase, this.#disks, []));
   }
 }
 
 function readWithout(why: string | null): string {
   return `the disks are read without a snapshot (${why}): meanwhile a slow NAS slows the guest's writes down, and one that fails can fail them`;
-}
-
-function comparing({ index, disk }: RunDisk, fraction: number): CopyProgress {
-  return { index, doneBytes: Math.round(fraction * disk.sizeBytes), totalBytes: disk.sizeBytes };
 }
 
 /** All of them end, then the first failure is thrown: none is left running behind the clean-up's back. */

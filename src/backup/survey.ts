@@ -9,7 +9,7 @@ import { type DiskName, newRunId, type PointId } from '../base/ids.ts';
 import { ancestors, isSealedChain, newest } from '../vault/chain.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
-import { checkIdentities } from '../vm/bitmaps.ts';
+import { checkIdentities, type DrawPattern } from '../vm/bitmaps.ts';
 import type { Disk, LeftOut } from '../vm/disks.ts';
 import { runNode } from '../vm/run-names.ts';
 import type { Vm } from '../vm/vm.ts';
@@ -33,6 +33,11 @@ export interface Survey {
   readonly warnings: readonly string[];
 }
 
+/** A running VM, or the images of a stopped one, as nodes of a storage daemon. */
+export type Surveyed = Pick<Vm, 'client' | 'uuid' | 'socket' | 'disks' | 'whyNoSnapshot' | 'whyNoExport'> & {
+  readonly draw?: DrawPattern;
+};
+
 export interface SurveyWishes {
   readonly full?: boolean | undefined;
   readonly fullEvery: number;
@@ -43,7 +48,7 @@ export interface SurveyWishes {
 }
 
 /** @throws vm-uuid, vm-unfit when no disk is left to back up, disk-unknown for an unknown `exclude` */
-export async function survey(vm: Vm, folder: VmFolder, wishes: SurveyWishes): Promise<Survey> {
+export async function survey(vm: Surveyed, folder: VmFolder, wishes: SurveyWishes): Promise<Survey> {
   const [{ disks: all, left }, listing] = await Promise.all([vm.disks(), folder.points()]);
   const { points, broken } = listing;
   refuseStranger(vm, folder, points);
@@ -83,9 +88,10 @@ export async function survey(vm: Vm, folder: VmFolder, wishes: SurveyWishes): Pr
 }
 
 /** Another VM under the same name would be mixed into this one's points. */
-function refuseStranger(vm: Vm, folder: VmFolder, points: readonly Manifest[]): void {
-  const last = newest(points);
-  if (last === null || last.vm.uuid === vm.uuid) return;
+function refuseStranger(vm: Surveyed, folder: VmFolder, points: readonly Manifest[]): void {
+  // What was backed up only while it was stopped has no UUID yet.
+  const last = newest(points.filter((point) => point.vm.uuid !== ''));
+  if (last === null || vm.uuid === '' || last.vm.uuid === vm.uuid) return;
   throw new QmpvaultError(
     'vm-uuid',
     `the points of ${folder.name} are of a VM with UUID ${last.vm.uuid}; the one on ${vm.socket} has ${vm.uuid}: back it up under another name`,
@@ -108,7 +114,7 @@ function exclude(disks: readonly Disk[], names: readonly DiskName[]): { disks: D
 }
 
 async function bitmapHealths(
-  vm: Vm,
+  vm: Surveyed,
   disks: readonly Disk[],
   points: readonly Manifest[],
 ): Promise<BitmapHealth[]> {
@@ -126,6 +132,7 @@ async function bitmapHealths(
       : await checkIdentities(
           vm.client,
           asked.map(({ candidate, i }) => identityQuestion(candidate, runNode(run, 'pattern', i))),
+          vm.draw,
         );
   const proved = new Map(asked.map(({ i }, nth) => [i, answers[nth]]));
   return found.map((candidate, i) => healthOf(candidate, proved.get(i), newest(points)));

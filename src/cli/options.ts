@@ -13,7 +13,14 @@ export function vaultOption(): Option {
 }
 
 export function qmpOption(): Option {
-  return new Option('--qmp <sock>', "the VM's QMP socket").argParser(socketOf).makeOptionMandatory();
+  return new Option('--qmp <sock>', "the VM's QMP socket").argParser(socketOf);
+}
+
+export function imageOption(): Option {
+  return new Option(
+    '--disk <disk=image>',
+    "a stopped VM's disk, where the vault does not know its image (can be repeated)",
+  ).argParser(moreDiskPaths);
 }
 
 export function fullEveryOption(): Option {
@@ -59,16 +66,16 @@ export function moreDisks(text: string, names: readonly DiskName[] = []): DiskNa
   return [...names, diskName(text)];
 }
 
-/** One more `D=TARGET`. @throws usage, name-invalid */
-export function moreTargets(
+/** One more `DISK=PATH`. @throws usage, name-invalid */
+export function moreDiskPaths(
   text: string,
-  targets: ReadonlyMap<DiskName, string> = new Map(),
+  paths: ReadonlyMap<DiskName, string> = new Map(),
 ): Map<DiskName, string> {
   const at = text.indexOf('=');
-  if (at < 1) throw new QmpvaultError('usage', `'${text}' is no target of a disk: write DISK=PATH`);
+  if (at < 1) throw new QmpvaultError('usage', `'${text}' does not say where a disk is: write DISK=PATH`);
   const disk = diskName(text.slice(0, at));
-  if (targets.has(disk)) throw new QmpvaultError('usage', `two targets for the disk ${disk}`);
-  return new Map([...targets, [disk, absolute(text.slice(at + 1), `the target of ${disk}`)]]);
+  if (paths.has(disk)) throw new QmpvaultError('usage', `two paths for the disk ${disk}`);
+  return new Map([...paths, [disk, absolute(text.slice(at + 1), `the disk ${disk}`)]]);
 }
 
 /** An empty path is a variable that the caller's script forgot to set; it must not mean the working directory. */

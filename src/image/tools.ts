@@ -3,6 +3,7 @@ import { join } from 'node:path';
 
 export interface QemuTools {
   readonly qemuImg: string;
+  readonly qemuIo: string;
   readonly storageDaemon: string;
   readonly qemuNbd: string;
   readonly qemuSystem: string;
@@ -13,6 +14,7 @@ export function qemuTools(binDir?: string): QemuTools {
   const tool = (name: string) => (binDir === undefined ? name : join(binDir, name));
   return {
     qemuImg: tool('qemu-img'),
+    qemuIo: tool('qemu-io'),
     storageDaemon: tool('qemu-storage-daemon'),
     qemuNbd: tool('qemu-nbd'),
     qemuSystem: tool('qemu-system-x86_64'),

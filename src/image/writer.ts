@@ -1,6 +1,7 @@
 /**
  * The writer: a qemu-storage-daemon that alone opens files on the NAS and serves them to a VM over NBD. When the
- * NAS hangs it is the writer that hangs, and it may be killed; QEMU never opens a NAS file.
+ * NAS hangs it is the writer that hangs, and it may be killed; QEMU never opens a NAS file. Of a stopped VM it reads
+ * the images too.
  *
  * It outlives us: it runs in a session of its own and writes to a file, so that neither a terminal's Ctrl-C nor
  * the end of our stdout makes it half dead, and a later engine finds it by its folder (`adopt`).
@@ -63,14 +64,20 @@ export class Writer {
 
   /**
    * Starts one. In `dir`, which is ours alone, it keeps `qmp.sock`, `pid` and `log`; the caller removes them.
+   * @param options.diesWithUs where no VM waits for it, it need not outlive us
    * @throws writer-failed, path-too-long, cancelled; nothing is left running then
    */
-  static async start(options: { tools: QemuTools; dir: string } & Bound): Promise<Writer> {
-    const { tools, signal, timeoutMs = 10_000 } = options;
+  static async start(
+    options: { tools: QemuTools; dir: string; diesWithUs?: boolean } & Bound,
+  ): Promise<Writer> {
+    const { tools, diesWithUs = false, signal, timeoutMs = 10_000 } = options;
     const dir = resolve(options.dir);
     const path = qmpPath(dir);
     throwIfAborted(signal);
-    const child = await startDetached(dir, daemonCommand(tools, path));
+    const child = await startDetached(dir, [
+      ...(diesWithUs ? ['setpriv', '--pdeathsig', 'KILL'] : []),
+      ...daemonCommand(tools, path),
+    ]);
     const exited = once(child, 'exit').then(() => {});
     try {
       const client = await until(() => connectOnceListening(path, child, signal), {
@@ -121,8 +128,13 @@ export class Writer {
     return this.#id.pid;
   }
 
-  /** Opens a target for writing. @throws writer-failed, cancelled */
-  async addTarget({ name, path }: WriterTarget, bound: Bound = {}): Promise<void> {
+  /** For what reads images of a stopped VM in the same process. */
+  get client(): QmpClient {
+    return this.#client;
+  }
+
+  /** Opens a target for writing. @returns the name of its node @throws writer-failed, cancelled */
+  async addTarget({ name, path }: WriterTarget, bound: Bound = {}): Promise<string> {
     const node = `${NODE_PREFIX}${this.#targets.length}`;
     let refusal: unknown;
     for (const mode of FILE_MODES) {
@@ -132,7 +144,7 @@ export class Writer {
       try {
         await this.#run('blockdev-add', image, `open ${path}`, bound);
         this.#targets.push({ node, name });
-        return;
+        return node;
       } catch (error) {
         if (!(error instanceof QmpvaultError && error.cause instanceof QmpCommandError)) throw error;
         refusal = error;

@@ -13,7 +13,7 @@ import { type ErrorCode, QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
 import { MiB } from '../base/units.ts';
 import type { NodeName } from './block-graph.ts';
-import { ask, stalled, TICK_MS } from './main-loop.ts';
+import { ask, SILENCE_MS, stalled, TICK_MS } from './main-loop.ts';
 import { runJob } from './run-names.ts';
 
 export interface CopyDisk {
@@ -35,6 +35,8 @@ export interface FollowOptions {
   /** Bytes per second over all disks. */
   readonly bandwidth?: number | undefined;
   readonly noProgressMs?: number | undefined;
+  /** How long the main loop may be silent. Default: as long as a guest can stand. */
+  readonly silenceMs?: number | undefined;
   readonly onProgress?: ((progress: readonly CopyProgress[]) => void) | undefined;
 }
 
@@ -121,6 +123,7 @@ export class CopyJobs {
     signal,
     bandwidth,
     noProgressMs = 5_000,
+    silenceMs = SILENCE_MS,
     onProgress,
   }: FollowOptions): Promise<CopyProgress[]> {
     const patienceMs = bandwidth
@@ -130,7 +133,7 @@ export class CopyJobs {
     let moved = { bytes: -1, at: performance.now() };
     for (;;) {
       throwIfAborted(signal);
-      const jobs = await this.#read();
+      const jobs = await this.#read(silenceMs);
       const progress = jobs.map((job) => this.#progressOf(job));
       onProgress?.(progress);
       this.#refuseFailed(jobs);
@@ -164,8 +167,9 @@ export class CopyJobs {
     }
   }
 
-  async #read(): Promise<Job[]> {
-    return JobsReply.parse(await ask(this.#client, 'query-jobs')).filter((job) => this.#indexOf.has(job.id));
+  async #read(silenceMs: number): Promise<Job[]> {
+    const jobs = JobsReply.parse(await ask(this.#client, 'query-jobs', silenceMs));
+    return jobs.filter((job) => this.#indexOf.has(job.id));
   }
 
   #progressOf(job: Job): CopyProgress {

@@ -1,4 +1,5 @@
 /** The disks of a VM as its operator knows them, and which of them a backup can take. */
+import { resolve } from 'node:path';
 import { z } from 'zod';
 import type { QmpClient } from '../../qmp/index.ts';
 import { type DiskName, diskName } from '../base/ids.ts';
@@ -36,7 +37,11 @@ export interface Disks {
 }
 
 /** Names are stable over restarts of the VM: the device's id, else the drive's name, else its place on the bus. */
-export async function listDisks(client: QmpClient, graph: BlockGraph): Promise<Disks> {
+export async function listDisks(
+  client: QmpClient,
+  graph: BlockGraph,
+  directory: string | null,
+): Promise<Disks> {
   const disks: Disk[] = [];
   const left: LeftOut[] = [];
   for (const device of graph.devices) {
@@ -59,7 +64,7 @@ export async function listDisks(client: QmpClient, graph: BlockGraph): Promise<D
       node: data.name,
       throttled: graph.passesThrough(root, 'throttle'),
       format: data.driver,
-      image: data.filename,
+      image: absolute(data.filename, directory),
       sizeBytes: data.sizeBytes,
       allocatedBytes: graph.chainAllocatedBytes(data.name),
       keepsBitmaps: data.driver === 'qcow2' && data.compat !== '0.10',
@@ -77,6 +82,11 @@ function whyLeftOut(device: BlockDevice): string | null {
   if (device.removable) return 'removable medium';
   if (device.readOnly) return 'read-only';
   return null;
+}
+
+/** QEMU tells a file as it was named on its command line. Other than files (`json:…`, `nbd:…`) are left as they are. */
+function absolute(image: string, directory: string | null): string {
+  return directory === null || /^[^/]*:/.test(image) ? image : resolve(directory, image);
 }
 
 /** A name from outside becomes part of a file name: what cannot stand there becomes a dash. */

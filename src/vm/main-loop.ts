@@ -11,11 +11,11 @@ export const SILENCE_MS = 400;
 export const TICK_MS = 200;
 
 /** A command that any healthy main loop answers in time. @throws run-stalled */
-export async function ask(client: QmpClient, command: string): Promise<unknown> {
+export async function ask(client: QmpClient, command: string, silenceMs = SILENCE_MS): Promise<unknown> {
   try {
-    return await client.execute(command, {}, { timeoutMs: SILENCE_MS });
+    return await client.execute(command, {}, { timeoutMs: silenceMs });
   } catch (error) {
-    if (error instanceof QmpError && error.code === 'qmp-timeout') throw stalled(SILENCE_MS, error);
+    if (error instanceof QmpError && error.code === 'qmp-timeout') throw stalled(silenceMs, error);
     throw error;
   }
 }

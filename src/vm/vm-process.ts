@@ -9,6 +9,8 @@ export interface VmProcess {
   readonly pid: number | null;
   readonly uid: number;
   readonly gid: number;
+  /** Its working directory, to which the relative names of images belong; null where that cannot be seen. */
+  readonly directory: string | null;
 }
 
 /** The user that opens and creates files for the VM; where its process cannot be seen, the socket file's owner. */
@@ -17,10 +19,10 @@ export async function vmProcessOf(socket: string): Promise<VmProcess> {
   for (const pid of inodes.size === 0 ? [] : await processes()) {
     if (!(await holdsSocket(pid, inodes))) continue;
     const ids = await fileUserOf(pid);
-    if (ids !== null) return { pid, ...ids };
+    if (ids !== null) return { pid, ...ids, directory: await readlink(`/proc/${pid}/cwd`).catch(() => null) };
   }
   const { uid, gid } = await stat(socket);
-  return { pid: null, uid, gid };
+  return { pid: null, uid, gid, directory: null };
 }
 
 /** Whether any process listens on this path. */

@@ -5,10 +5,12 @@ import { QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 import { type BlockGraph, readBlockGraph } from './block-graph.ts';
 import { type Disk, type Disks, hasIothread, listDisks } from './disks.ts';
+import { type VmProcess, vmProcessOf } from './vm-process.ts';
 
 const StatusReply = z.object({ status: z.string() });
 const NameReply = z.object({ name: z.string().optional() });
 const UuidReply = z.object({ UUID: z.string() });
+const JobsReply = z.array(z.object({ id: z.string() }));
 const MigrateReply = z.object({ status: z.string().optional() });
 
 /** States in which somebody else is moving the VM's disks: no backup, and nothing of ours is put in. */
@@ -28,6 +30,7 @@ export class Vm implements AsyncDisposable {
   readonly capabilities: Capabilities;
   readonly name: string | null;
   readonly uuid: string;
+  #process: Promise<VmProcess> | undefined;
 
   private constructor(
     socket: string,
@@ -85,8 +88,20 @@ export class Vm implements AsyncDisposable {
     return readBlockGraph(this.client);
   }
 
+  /** The process behind the socket; looked for once. */
+  process(): Promise<VmProcess> {
+    this.#process ??= vmProcessOf(this.socket);
+    return this.#process;
+  }
+
   async disks(): Promise<Disks> {
-    return listDisks(this.client, await this.graph());
+    const [graph, { directory }] = await Promise.all([this.graph(), this.process()]);
+    return listDisks(this.client, graph, directory);
+  }
+
+  /** The ids of all jobs, whosever they are. */
+  async jobs(): Promise<string[]> {
+    return JobsReply.parse(await this.client.execute('query-jobs')).map(({ id }) => id);
   }
 
   /** @throws vm-state while the VM is migrating or was migrated away */

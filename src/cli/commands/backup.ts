@@ -8,6 +8,7 @@ import {
   countOf,
   folderOf,
   fullEveryOption,
+  imageOption,
   moreDisks,
   qmpOption,
   socketOf,
@@ -22,7 +23,8 @@ interface BackupOptions {
   readonly vault: string;
   readonly init?: boolean;
   readonly newVault?: boolean;
-  readonly qmp: string;
+  readonly qmp?: string;
+  readonly disk?: Map<DiskName, string>;
   readonly agent?: string;
   readonly requireQuiesce?: boolean;
   readonly full?: boolean;
@@ -38,12 +40,13 @@ interface BackupOptions {
 export function addBackup(program: Command, shell: Shell): void {
   program
     .command('backup')
-    .description('make a restore point of a running VM')
+    .description('make a restore point of a VM: through its QMP socket or, if it is stopped, from its images')
     .addArgument(vmArgument())
     .addOption(vaultOption().makeOptionMandatory())
     .option('--init', 'make the vault when it is missing')
     .option('--new-vault', 'with --init: also where another vault is known, which is then given up')
     .addOption(qmpOption())
+    .addOption(imageOption())
     .option('--agent <sock>', 'the guest agent, which freezes the filesystems for the moment', socketOf)
     .option('--require-quiesce', 'fail when the filesystems cannot be frozen')
     .option('--full', 'begin a new chain')
@@ -60,7 +63,7 @@ export function addBackup(program: Command, shell: Shell): void {
 }
 
 async function backup(shell: Shell, command: Command, vm: VmName, options: BackupOptions): Promise<void> {
-  const { vault: path, init, newVault, scratch, requireQuiesce, ...rest } = options;
+  const { vault: path, init, newVault, scratch, requireQuiesce, disk: images, ...rest } = options;
   if (requireQuiesce && rest.agent === undefined) {
     throw new QmpvaultError('usage', '--require-quiesce asks the guest agent: name its socket with --agent');
   }
@@ -74,7 +77,7 @@ async function backup(shell: Shell, command: Command, vm: VmName, options: Backu
   const { point, warnings } = await backUp(
     engine,
     vault,
-    { ...rest, vm, quiesce: requireQuiesce ? 'required' : 'auto' },
+    { ...rest, vm, images, quiesce: requireQuiesce ? 'required' : 'auto' },
     {
       signal: interruption.signal,
       onProgress: ({ phase, disks }) => {

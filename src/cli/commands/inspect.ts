@@ -1,14 +1,15 @@
 import type { Command } from 'commander';
 import { type Inspection, inspectVm } from '../../backup/inspect.ts';
-import type { VmName } from '../../base/ids.ts';
+import type { DiskName, VmName } from '../../base/ids.ts';
 import { formatBytes } from '../../base/units.ts';
-import { fullEveryOption, qmpOption, vaultOption, vmArgument } from '../options.ts';
+import { fullEveryOption, imageOption, qmpOption, vaultOption, vmArgument } from '../options.ts';
 import type { Shell } from '../shell.ts';
 import { properties, table } from '../table.ts';
 
 interface InspectOptions {
   readonly vault?: string;
-  readonly qmp: string;
+  readonly qmp?: string;
+  readonly disk?: Map<DiskName, string>;
   readonly fullEvery: number;
 }
 
@@ -19,19 +20,21 @@ export function addInspect(program: Command, shell: Shell): void {
     .addArgument(vmArgument())
     .addOption(vaultOption())
     .addOption(qmpOption())
+    .addOption(imageOption())
     .addOption(fullEveryOption())
-    .action(async (vm: VmName, { vault: path, qmp, fullEvery }: InspectOptions) => {
+    .action(async (vm: VmName, options: InspectOptions, command: Command) => {
+      const { vault: path, qmp, disk: images, fullEvery } = options;
       const vault = path === undefined ? null : await shell.openVault(path);
       shell.interruption.doing(`the inspection of ${vm}`);
       const { signal } = shell.interruption;
-      const found = await inspectVm(vault, { vm, qmp, fullEvery }, { signal });
+      const found = await inspectVm(shell.engine(command), vault, { vm, qmp, images, fullEvery }, { signal });
       await shell.output.result({ json: found, text: inspectionText(found), warnings: found.warnings });
     });
 }
 
 export function inspectionText({ vm, disks, left, next }: Inspection): string {
   const about = properties([
-    ['vm', `${vm.name} (${vm.uuid}), ${vm.state}`],
+    ['vm', `${vm.name}${vm.uuid && ` (${vm.uuid})`}, ${vm.state}`],
     ['QEMU', vm.qemu],
     ['next backup', next ? `${next.kind} (${next.how}): ${next.why}` : 'name the vault with --vault to know'],
     ...left.map(({ name, why }): [string, string] => ['left out', `${name}: ${why}`]),

@@ -4,7 +4,7 @@ import type { DiskName, VmName } from '../../base/ids.ts';
 import { formatBytes } from '../../base/units.ts';
 import { restorePoint } from '../../restore/restore.ts';
 import type { RestoreFormat, RestoreTarget } from '../../restore/restore-plan.ts';
-import { folderOf, moreTargets, vaultOption, vmArgument } from '../options.ts';
+import { folderOf, moreDiskPaths, vaultOption, vmArgument } from '../options.ts';
 import type { Shell } from '../shell.ts';
 import { table } from '../table.ts';
 
@@ -28,7 +28,7 @@ export function addRestore(program: Command, shell: Shell): void {
         .argParser(folderOf)
         .conflicts('disk'),
     )
-    .option('--disk <disk=target>', 'one disk to a file or block device (can be repeated)', moreTargets)
+    .option('--disk <disk=target>', 'one disk to a file or block device (can be repeated)', moreDiskPaths)
     .addOption(
       new Option('--format <format>', 'of what is written').choices(['qcow2', 'raw']).default('qcow2'),
     )

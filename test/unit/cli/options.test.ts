@@ -1,5 +1,5 @@
 import t from 'tap';
-import { countOf, folderOf, moreDisks, moreTargets } from '../../../src/cli/options.ts';
+import { countOf, folderOf, moreDiskPaths, moreDisks } from '../../../src/cli/options.ts';
 
 t.test('a count is a whole number from 1 on', async (t) => {
   t.equal(countOf('1'), 1);
@@ -20,7 +20,7 @@ t.test('disks add up', async (t) => {
 });
 
 t.test('targets add up, and a path may hold what it likes', async (t) => {
-  const targets = moreTargets('vdb=/x=y,z', moreTargets('vda=rel'));
+  const targets = moreDiskPaths('vdb=/x=y,z', moreDiskPaths('vda=rel'));
   t.same(
     [...targets],
     [
@@ -35,5 +35,5 @@ t.test('targets add up, and a path may hold what it likes', async (t) => {
     ['vda=/again', 'usage'],
     ['a/b=x', 'name-invalid'],
   ];
-  for (const [text, code] of table) t.throws(() => moreTargets(text, targets), { code }, text);
+  for (const [text, code] of table) t.throws(() => moreDiskPaths(text, targets), { code }, text);
 });

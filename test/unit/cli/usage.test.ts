@@ -17,7 +17,6 @@ const WRONG = [
   'init a b',
   'show web1 --vault /v',
   'backup web1 --qmp /q',
-  'backup web1 --vault /v',
   'backup --vault /v --qmp /q',
   'inspect web1',
   `${BACKUP} --bandwidth fast`,

@@ -1,0 +1,23 @@
+/** The images of a stopped VM as the place where runs leave their things: nothing but bitmaps. */
+import { stat } from 'node:fs/promises';
+import { removeImageBitmap } from '../image/image-bitmaps.ts';
+import { imageInfo } from '../image/qemu-img.ts';
+import type { QemuTools } from '../image/tools.ts';
+import { formatOf } from './find-vm.ts';
+import type { RunPlace } from './release.ts';
+
+/** @param images one that is gone has taken its bitmaps with it */
+export function imagePlace(tools: QemuTools, images: Iterable<string>): RunPlace {
+  return {
+    // Jobs, nodes and exports ended with the VM, or with the run's own daemon.
+    takeOut: async () => [],
+    async removeBitmaps(names) {
+      for (const path of new Set(images)) {
+        const found = await stat(path).catch(() => null);
+        if (found === null || (await formatOf(path)) !== 'qcow2') continue;
+        const { bitmaps } = await imageInfo(tools, { path, format: 'qcow2' });
+        for (const { name } of bitmaps) if (names.has(name)) await removeImageBitmap(tools, { path, name });
+      }
+    },
+  };
+}
