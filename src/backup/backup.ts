@@ -3,6 +3,7 @@ import { codeOf, messageOf } from '../base/errors.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { Vault } from '../vault/vault.ts';
 import { Vm } from '../vm/vm.ts';
+import { surveyWhenFree } from './busy-bitmaps.ts';
 import type { BackupRequest, BackupResult, Engine, RunControl } from './engine.ts';
 import { findVm } from './find-vm.ts';
 import { digestFulls } from './publish.ts';
@@ -54,7 +55,9 @@ async function attempt(
   resyncTrouble?: string,
 ): Promise<Manifest> {
   const { engine, vm, folder, request } = context;
-  const found = await survey(vm, folder, { ...request, resyncTrouble });
+  const { signal } = context.control;
+  const look = () => survey(vm, folder, { ...request, resyncTrouble });
+  const found = await surveyWhenFree(vm, look, { signal, timeoutMs: request.busyTimeoutMs });
   engine.log.info(
     { vm: request.vm, how: found.plan.how, why: found.plan.why },
     `next is a ${found.plan.kind}`,

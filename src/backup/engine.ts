@@ -38,6 +38,8 @@ export interface BackupRequest {
   readonly point?: PointId | undefined;
   /** A run that moves no byte for so long is ended. */
   readonly noProgressMs?: number | undefined;
+  /** How long a job of somebody else may keep a disk's bitmap from us. */
+  readonly busyTimeoutMs?: number | undefined;
   /** Uses the sequence for QEMU without copy-before-write also where that is there. For tests. */
   readonly withoutSnapshot?: boolean | undefined;
 }

@@ -169,7 +169,8 @@ export class Writer {
   }
 
   /**
-   * Disconnects whoever is connected, closes all files and ends the process. QEMU does not tell of a failed flush
+   * Disconnects whoever is connected, closes all files and ends the process. Closing writes a qcow2's last tables;
+   * where that fails QEMU only prints it (qcow2_inactivate), so what it printed is read. It does not tell of a failed fsync
    * here: the caller has a descriptor of its own on every file and syncs that.
    * @throws writer-failed, cancelled; the process may still live then
    */
@@ -190,6 +191,19 @@ export class Writer {
       code: 'writer-failed',
     });
     await this.#client.close();
+    await this.#refuseFailedTables();
+  }
+
+  async #refuseFailedTables(): Promise<void> {
+    const said = await readFile(join(this.#dir, 'log'), 'utf8');
+    const failure = /^.*(?:Failed to flush|Lost persistent|Could not).*$/m.exec(said)?.[0];
+    if (failure === undefined) return;
+    const full = failure.includes('No space left') || failure.includes('quota');
+    throw new QmpvaultError(
+      full ? 'vault-full' : 'writer-failed',
+      `the last tables of a file could not be written: ${failure}`,
+      { details: { dir: this.#dir, said: said.slice(-2_000) } },
+    );
   }
 
   /** Ends it at once. Returns within two seconds, even if it hangs in the kernel and cannot die before the NAS answers. */

@@ -197,6 +197,33 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     await expectTruth(t, site, vm, second);
     await expectClean(t, site, vm, { bitmaps: 1 });
   });
+
+  t.test(
+    `QEMU ${qemu}: a bitmap that somebody else's job is using is waited for, and then named`,
+    async (t) => {
+      const { vm, site, first, bitmap } = await begin(t, qemu);
+      await change(vm, 2);
+      await vm.qmp.execute('blockdev-add', { driver: 'null-co', 'node-name': 'sink', size: 64 * MiB });
+      await vm.qmp.execute('blockdev-backup', {
+        'job-id': 'somebody',
+        device: 'vda',
+        target: 'sink',
+        sync: 'bitmap',
+        bitmap: (await bitmap('vda')).name,
+        'bitmap-mode': 'never',
+        speed: 1,
+      });
+      await t.rejects(site.backUp(vm, { busyTimeoutMs: 300 }), {
+        code: 'vm-busy',
+        details: { disks: ['vda'], jobs: ['somebody'] },
+      });
+      const waiting = site.backUp(vm);
+      await vm.qmp.execute('job-cancel', { id: 'somebody' });
+      const { point } = await waiting;
+      t.match(point, { how: 'tracked', parent: first.id });
+      await expectClean(t, site, vm, { bitmaps: 1 });
+    },
+  );
 }
 
 async function begin(t: Test, qemu: QemuVersion, { iothread = false } = {}): Promise<Case> {

@@ -360,3 +360,13 @@ t.test('a process that got the number of a dead writer is neither adopted nor ki
   }
   t.same(processesIn(dir), []);
 });
+
+t.test('a writer that could only print that a table was not written fails all the same', async (t) => {
+  const dir = tempDir(t);
+  // What qcow2_inactivate() prints; no filesystem here can be made to fail just then.
+  const said = 'qemu-storage-daemon: Failed to flush the L2 block cache: No space left on device';
+  const daemon = join(dir, 'daemon');
+  writeFileSync(daemon, `#!/bin/sh\necho '${said}' >&2\nexec qemu-storage-daemon "$@"\n`, { mode: 0o755 });
+  const writer = await Writer.start({ tools: { ...qemuTools(), storageDaemon: daemon }, dir });
+  await t.rejects(writer.finish(), { code: 'vault-full', message: /L2 block cache/ });
+});
