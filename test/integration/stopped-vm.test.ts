@@ -1,9 +1,13 @@
 /** VMs that do not run: backed up from their images, and going on where that left off once they run again. */
+import { rm } from 'node:fs/promises';
 import t, { type Test } from 'tap';
+import { inspectVm } from '../../src/backup/inspect.ts';
+import { diskName, type VmName } from '../../src/base/ids.ts';
 import { MiB } from '../../src/base/units.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
 import { type DiskSpec, type FixtureVm, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
-import { backUpWithTruth, expectTruth, type TestSite, testSite } from '../helpers/engine.ts';
+import { backUpWithTruth, expectClean, expectTruth, type TestSite, testSite } from '../helpers/engine.ts';
+import { sha256 } from '../helpers/images.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { expectCleanImages } from '../helpers/stopped.ts';
 import { testVm } from '../helpers/vm.ts';
@@ -63,5 +67,118 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     await expect('tracked');
     await expectAllTrue(t, given);
     await expectCleanImages(t, given.site, vm, { bitmaps: 1 });
+  });
+
+  t.test(`QEMU ${qemu}: a stopped VM whose QEMU was killed is compared with its last point`, async (t) => {
+    const given = await begin(t, qemu);
+    const { vm, write, expect } = given;
+    await write(1);
+    await expect('first');
+    await vm.restart();
+    await write(2);
+    await vm.kill();
+    const point = await expect('resynced');
+    t.ok((point.disks[0]?.storedBytes ?? 0) < 4 * MiB, 'it is thin');
+    await expectCleanImages(t, given.site, vm, { bitmaps: 1 });
+    await vm.restart();
+    await write(3);
+    await expect('tracked');
+    await expectAllTrue(t, given);
+  });
+
+  t.test(`QEMU ${qemu}: a VM that was never seen running, from the images that are named`, async (t) => {
+    const given = await begin(t, qemu);
+    const { vm, site, write, expect, points } = given;
+    await write(1);
+    await vm.quit();
+    await t.rejects(site.backUp(vm, { qmp: undefined }), { code: 'usage' }, 'nothing is known of it');
+    await t.rejects(site.backUp(vm), { code: 'vm-unreachable' });
+    const images = new Map(vm.disks.map(({ name, image }) => [diskName(name), image]));
+    points.push(await backUpWithTruth(site, vm, { qmp: undefined, images }));
+    t.match(points[0], { kind: 'full', how: 'first', vm: { uuid: '' }, consistency: 'crash' });
+    t.match(await site.vault.vm('vm1' as VmName).readRecord(), { disks: [{ format: 'qcow2' }, {}] });
+    await expectCleanImages(t, site, vm, { bitmaps: 1 });
+    await expect('tracked');
+    await vm.restart();
+    await write(2);
+    const running = await expect('tracked');
+    t.not(running.vm.uuid, '', 'from now on it has a UUID');
+    await vm.quit();
+    await expect('tracked');
+    await expectAllTrue(t, given);
+  });
+
+  t.test(`QEMU ${qemu}: a raw disk, and a disk that is left out`, async (t) => {
+    const given = await begin(t, qemu, [...DISKS, { name: 'vdc', sizeBytes: 64 * MiB, format: 'raw' }]);
+    const { vm, site, write, expect, points } = given;
+    await write(1);
+    await expect('first');
+    await write(2);
+    await vm.quit();
+    const point = await expect('resynced');
+    t.strictSame(
+      point.disks.map(({ bitmap }) => bitmap === null),
+      [false, false, true],
+      'what keeps no bitmap has none',
+    );
+    await expectCleanImages(t, site, vm, { bitmaps: 1 });
+    await rm(vm.disk('vdb').image);
+    await t.rejects(site.backUp(vm), { code: 'vm-unfit', details: { disk: 'vdb' } });
+    const { point: less } = await site.backUp(vm, { exclude: [diskName('vdb')] });
+    t.match(less, { left: [{ name: 'vdb' }], disks: [{ name: 'vda' }, { name: 'vdc' }] });
+    const record = await site.vault.vm('vm1' as VmName).readRecord();
+    t.ok(
+      record?.disks.some(({ name }) => name === 'vdb'),
+      'it is still known',
+    );
+    for (const made of points) await expectTruth(t, site, vm, made);
+  });
+
+  t.test(`QEMU ${qemu}: a VM that runs is not taken for stopped`, async (t) => {
+    const given = await begin(t, qemu, [
+      DISKS[0] as DiskSpec,
+      { name: 'vdc', sizeBytes: MiB, format: 'raw' },
+    ]);
+    const { vm, site, expect } = given;
+    await expect('first');
+    await t.rejects(site.backUp(vm, { qmp: undefined }), { code: 'vm-busy' }, 'its images are locked');
+    const raw = new Map([[diskName('vdc'), vm.disk('vdc').image]]);
+    const without = { qmp: undefined, images: raw, exclude: [diskName('vda')] };
+    await t.rejects(site.backUp(vm, without), { code: 'vm-busy' }, 'a raw one, too');
+    process.kill(vm.pid, 'SIGSTOP');
+    try {
+      await t.rejects(site.backUp(vm), { code: 'vm-busy' }, 'QEMU is alive, but does not answer');
+      await t.rejects(site.backUp(vm, { qmp: undefined }), { code: 'vm-busy' });
+    } finally {
+      process.kill(vm.pid, 'SIGCONT');
+    }
+    await vm.stop();
+    await expect('tracked');
+    await expectClean(t, site, vm, { bitmaps: 1 });
+    await expectAllTrue(t, given);
+  });
+
+  t.test(`QEMU ${qemu}: inspecting a stopped VM shows its bitmaps, and changes nothing`, async (t) => {
+    const given = await begin(t, qemu);
+    const { vm, site, write, expect } = given;
+    await write(1);
+    await expect('first');
+    await write(2);
+    await vm.quit();
+    const before = await Promise.all(vm.disks.map(({ image }) => sha256(image)));
+    const request = { vm: 'vm1' as VmName, qmp: vm.qmpSocket, fullEvery: 10 };
+    const found = await inspectVm(site.engine, site.vault, request);
+    t.match(found, {
+      vm: { state: 'stopped' },
+      disks: [{ name: 'vda', format: 'qcow2', bitmap: { state: 'tracked', words: /MiB changed since/ } }, {}],
+      next: { kind: 'incremental', how: 'tracked' },
+    });
+    const images = new Map([[diskName('vda'), vm.disk('vda').image]]);
+    t.match(await inspectVm(site.engine, null, { vm: request.vm, images, fullEvery: 10 }), {
+      disks: [{ name: 'vda', sizeBytes: 64 * MiB }],
+      next: null,
+    });
+    t.strictSame(await Promise.all(vm.disks.map(({ image }) => sha256(image))), before);
+    await expectCleanImages(t, site, vm, { bitmaps: 1 });
   });
 }
