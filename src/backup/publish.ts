@@ -5,6 +5,7 @@ import { codeOf, QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
 import { readQcow2Header } from '../image/qcow2-header.ts';
 import { checkImage } from '../image/qemu-img.ts';
+import type { QemuTools } from '../image/tools.ts';
 import { sha256File } from '../vault/digest.ts';
 import type { Lease } from '../vault/lease.ts';
 import { FORMAT, type Manifest, type ManifestDisk } from '../vault/manifest.ts';
@@ -48,7 +49,7 @@ export async function publish(context: PublishContext, made: Unpublished): Promi
   await engine.reachStep('synced');
   const described = await Promise.all(
     disks.map(async (disk) => {
-      await checkImage(engine.tools, { path: staging.diskPath(disk.file) }, { signal: control.signal });
+      await refuseUnfinished(engine.tools, staging.diskPath(disk.file), control.signal);
       return describe(made, disk, control.signal);
     }),
   );
@@ -57,6 +58,23 @@ export async function publish(context: PublishContext, made: Unpublished): Promi
   await engine.reachStep('publish');
   await staging.publish(manifest, lease);
   return manifest;
+}
+
+/** A new file that was closed in order leaks nothing: a leak here is a cluster whose table entry was never written. */
+async function refuseUnfinished(
+  tools: QemuTools,
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const { leaks } = await checkImage(tools, { path }, { signal });
+  if (leaks === 0) return;
+  throw new QmpvaultError(
+    'image-invalid',
+    `${path} was not closed in order: ${leaks} clusters belong to nothing`,
+    {
+      details: { path, leaks },
+    },
+  );
 }
 
 /** Increments are digested before publishing; of a full that would double its time: it follows (`digestFulls`). */
