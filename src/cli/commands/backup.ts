@@ -82,7 +82,9 @@ async function backup(shell: Shell, command: Command, vm: VmName, options: Backu
       signal: interruption.signal,
       onProgress: ({ phase, disks }) => {
         interruption.doing(`the backup of ${vm} (${phase})`);
-        bars?.show(disks, phase === 'digesting' ? 'reading back ' : '');
+        // The other phases count nothing: they would put finished bars back to 0.
+        if (phase === 'copying') bars?.show(disks);
+        if (phase === 'digesting') bars?.show(disks, 'reading back ');
       },
     },
   );
