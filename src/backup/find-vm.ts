@@ -2,6 +2,7 @@
 import { open, stat } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { codeOf, errnoOf, QmpvaultError } from '../base/errors.ts';
+import { overlayOf } from '../image/overlays.ts';
 import { newest } from '../vault/chain.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import type { LeftOut } from '../vm/disks.ts';
@@ -69,6 +70,7 @@ async function findImages(
     const remembered = known.find((disk) => disk.name === name);
     const image = named.get(name) ?? remembered?.image ?? '';
     const isDevice = await isBlockDevice(name, image);
+    if (!named.has(name) && !isDevice) await refuseOutdated(name, image);
     const format = image === remembered?.image ? remembered.format : await formatOf(image);
     images.push({ name, image, format, isDevice, device: remembered?.device ?? '' });
   }
@@ -95,6 +97,17 @@ async function isBlockDevice(name: string, image: string): Promise<boolean> {
     'vm-unfit',
     `the VM is stopped, and ${image}, the image of its disk ${name}, is no file or block device here: name the image with --disk ${name}=IMAGE, or leave the disk out with --exclude ${name}`,
     { details: { disk: name, image } },
+  );
+}
+
+/** After a snapshot the VM writes to the overlay, and what is remembered is how the disk was before. */
+async function refuseOutdated(name: string, image: string): Promise<void> {
+  const overlay = await overlayOf(image);
+  if (overlay === null) return;
+  throw new QmpvaultError(
+    'vm-unfit',
+    `the VM is stopped, and ${overlay} stands on ${image}, which was the image of its disk ${name} in its last backup: was a snapshot taken since? Name the present one with --disk ${name}=IMAGE`,
+    { details: { disk: name, image, overlay } },
   );
 }
 

@@ -1,19 +1,24 @@
 /** VMs that do not run: backed up from their images, and going on where that left off once they run again. */
 import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { execa } from 'execa';
 import t, { type Test } from 'tap';
+import { backUp } from '../../src/backup/backup.ts';
 import { inspectVm } from '../../src/backup/inspect.ts';
 import { diskName, type VmName } from '../../src/base/ids.ts';
+import { noSteps, type ReachStep } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
 import { type DiskSpec, type FixtureVm, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
 import { backUpWithTruth, expectClean, expectTruth, type TestSite, testSite } from '../helpers/engine.ts';
-import { sha256 } from '../helpers/images.ts';
+import { difference, sha256 } from '../helpers/images.ts';
+import { loopDevice } from '../helpers/loop-device.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { expectCleanImages } from '../helpers/stopped.ts';
 import { testVm } from '../helpers/vm.ts';
 
 const DISKS: readonly DiskSpec[] = [
-  { name: 'vda', sizeBytes: 64 * MiB },
+  { name: 'vda', sizeBytes: 64 * MiB, withBacking: true },
   { name: 'vdb', sizeBytes: 64 * MiB, attach: 'virtio-scsi' },
 ];
 
@@ -181,4 +186,67 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     t.strictSame(await Promise.all(vm.disks.map(({ image }) => sha256(image))), before);
     await expectCleanImages(t, site, vm, { bitmaps: 1 });
   });
+
+  t.test(`QEMU ${qemu}: a snapshot was taken since the last backup, and the VM stopped`, async (t) => {
+    const given = await begin(t, qemu);
+    const { vm, site, write, expect, points } = given;
+    await write(1);
+    await expect('first');
+    await write(2);
+    const overlay = join(vm.dir, 'vdb-snapshot.qcow2');
+    const snapshot = { 'node-name': 'vdb', 'snapshot-node-name': 'vdb-snapshot', 'snapshot-file': overlay };
+    await vm.qmp.execute('blockdev-snapshot-sync', snapshot);
+    await write(3);
+    await vm.quit();
+    const details = { disk: 'vdb', overlay };
+    await t.rejects(site.backUp(vm), { code: 'vm-unfit', details }, 'what is remembered is old');
+    vm.disk('vdb').image = overlay;
+    points.push(await backUpWithTruth(site, vm, { images: new Map([[diskName('vdb'), overlay]]) }));
+    t.equal(points.at(-1)?.how, 'resynced');
+    await expect('tracked');
+    await expectAllTrue(t, given);
+  });
+
+  t.test(`QEMU ${qemu}: cancelled, and resized while it was stopped`, async (t) => {
+    const given = await begin(t, qemu, DISKS.slice(1));
+    const { vm, site, write, expect } = given;
+    await write(1);
+    await expect('first');
+    await write(2);
+    await vm.quit();
+    const cancelling = new AbortController();
+    const steps = async (step: string) => {
+      if (step === 'copying') cancelling.abort();
+    };
+    await t.rejects(site.backUp(vm, { steps, signal: cancelling.signal }), { code: 'cancelled' });
+    await expectCleanImages(t, site, vm, { bitmaps: 1 });
+    await execa(site.engine.tools.qemuImg, ['resize', '-q', vm.disk('vdb').image, '80M']);
+    await expect('tracked');
+    await vm.restart();
+    await vm.write('vdb', 9, 70 * MiB, MiB);
+    await expect('tracked');
+    await expectAllTrue(t, given);
+  });
 }
+
+t.test('a block device that keeps no bitmap shows by its counters that it was written to', async (t) => {
+  const device = loopDevice(t, 4 * MiB, 1);
+  const site = await testSite(t);
+  const images = new Map([[diskName('vda'), device]]);
+  const request = { vm: 'vm1' as VmName, quiesce: 'auto', fullEvery: 10, images } as const;
+  const writing: ReachStep = async (step) => {
+    if (step === 'copying')
+      await execa('qemu-io', ['-f', 'raw', '-t', 'none', '-c', 'write -P 2 0 64k', device]);
+  };
+  const run = (reachStep = noSteps) => backUp({ ...site.engine, reachStep }, site.vault, request, {});
+  const { point } = await run();
+  t.match(point, { how: 'first', disks: [{ bitmap: null, source: { image: device, format: 'raw' } }] });
+  await t.rejects(run(writing), { code: 'run-overtaken' });
+  t.equal((await run()).point.how, 'resynced');
+  const file = join(
+    site.vault.path,
+    'vm1',
+    (await site.vault.vm(request.vm).points()).points.at(-1)?.id ?? '',
+  );
+  t.equal(await difference(join(file, 'vda.qcow2'), device), null);
+});
