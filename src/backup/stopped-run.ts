@@ -178,7 +178,9 @@ export class StoppedRun {
       actions.push(copyAction(run, { index, source: disk.node, target: nodeName(target), bitmap }));
     }
     const indexes = [...targets.keys()];
-    const jobs = await CopyJobs.start(client, { run, indexes, actions, grouped: true });
+    // No guest waits for this daemon.
+    const silenceMs = request.noProgressMs ?? SILENCE_MS;
+    const jobs = await CopyJobs.start(client, { run, indexes, actions, grouped: true, silenceMs });
     await engine.reachStep('copying');
     const began = performance.now();
     const bytes = await copyDisks({
@@ -189,7 +191,7 @@ export class StoppedRun {
       request,
       control,
       watchers: [],
-      silenceMs: request.noProgressMs ?? SILENCE_MS,
+      silenceMs,
     });
     const copyMs = performance.now() - began;
     const owns = (owner: string) => owner === run;

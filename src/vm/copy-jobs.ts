@@ -51,6 +51,8 @@ const JobsReply = z.array(
 );
 type Job = z.infer<typeof JobsReply>[number];
 
+/** Starting the jobs also waits for the guest's own I/O, which a busy disk may take some time for. */
+const START_MS = 700;
 /** block-copy's largest single request; under a low bandwidth limit progress comes in steps of this size. */
 const CHUNK_BYTES = MiB;
 
@@ -96,14 +98,20 @@ export class CopyJobs {
       indexes,
       actions,
       grouped,
-    }: { run: RunId; indexes: readonly number[]; actions: readonly object[]; grouped: boolean },
+      silenceMs = START_MS,
+    }: {
+      run: RunId;
+      indexes: readonly number[];
+      actions: readonly object[];
+      grouped: boolean;
+      silenceMs?: number | undefined;
+    },
   ): Promise<CopyJobs> {
     const jobs = new CopyJobs(client, run, indexes);
     try {
-      await client.execute('transaction', {
-        actions,
-        ...(grouped && { properties: { 'completion-mode': 'grouped' } }),
-      });
+      // Its end drains the disks, and the first job's I/O is on its way by then: to a NAS that hangs, for ever (m).
+      const properties = grouped ? { properties: { 'completion-mode': 'grouped' } } : {};
+      await ask(client, 'transaction', { args: { actions, ...properties }, silenceMs });
       return jobs;
     } catch (error) {
       jobs.close();
@@ -168,7 +176,7 @@ export class CopyJobs {
   }
 
   async #read(silenceMs: number): Promise<Job[]> {
-    const jobs = JobsReply.parse(await ask(this.#client, 'query-jobs', silenceMs));
+    const jobs = JobsReply.parse(await ask(this.#client, 'query-jobs', { silenceMs }));
     return jobs.filter((job) => this.#indexOf.has(job.id));
   }
 

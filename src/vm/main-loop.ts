@@ -2,7 +2,7 @@
  * Whether QEMU's main loop answers. When it does not, the guest's reset, or its next exit, waits too: perhaps for I/O
  * of ours to a NAS that hangs. So the runs of this engine ask often, and give up early.
  */
-import { type QmpClient, QmpError } from '../../qmp/index.ts';
+import { type QmpArguments, type QmpClient, QmpError } from '../../qmp/index.ts';
 import { QmpvaultError } from '../base/errors.ts';
 
 /** How long the main loop may be silent while a run has I/O in flight: it is the guest that waits meanwhile. */
@@ -11,9 +11,13 @@ export const SILENCE_MS = 400;
 export const TICK_MS = 200;
 
 /** A command that any healthy main loop answers in time. @throws run-stalled */
-export async function ask(client: QmpClient, command: string, silenceMs = SILENCE_MS): Promise<unknown> {
+export async function ask(
+  client: QmpClient,
+  command: string,
+  { args = {}, silenceMs = SILENCE_MS }: { args?: QmpArguments; silenceMs?: number | undefined } = {},
+): Promise<unknown> {
   try {
-    return await client.execute(command, {}, { timeoutMs: silenceMs });
+    return await client.execute(command, args, { timeoutMs: silenceMs });
   } catch (error) {
     if (error instanceof QmpError && error.code === 'qmp-timeout') throw stalled(silenceMs, error);
     throw error;
