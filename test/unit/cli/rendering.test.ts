@@ -30,6 +30,7 @@ t.test('a restore point as JSON has exactly the members that are documented', as
     createdAt: '2026-11-20T08:41:12.123Z',
     consistency: 'crash',
     sealed: false,
+    protected: false,
     disks: [
       {
         name: 'vda',
