@@ -2,6 +2,7 @@ import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import t from 'tap';
+import { until } from '../../src/base/deadline.ts';
 import { MiB } from '../../src/base/units.ts';
 import { type Qcow2Header, readQcow2Header } from '../../src/image/qcow2-header.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
