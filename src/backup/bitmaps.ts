@@ -10,6 +10,7 @@ import { Vm } from '../vm/vm.ts';
 import type { Engine } from './engine.ts';
 import { reconcile } from './release.ts';
 import { readRunRecords } from './run-journal.ts';
+import { refuseStranger } from './survey.ts';
 
 /**
  * - `newest`: tells the changes since the newest point. `older`: since another; the next backup removes it.
@@ -63,6 +64,7 @@ export async function vmBitmaps(
   });
   const warnings = await reconcile(engine, vm, vault, folder, lease);
   const { points, broken } = await folder.points();
+  refuseStranger(vm, folder, points);
   const before = await list(engine, vault, vm, points);
   const wanted = before.filter(({ owner }) => (remove === 'ours' ? owner !== 'foreign' : owner === 'orphan'));
   if (broken.length > 0 && remove === 'orphans') {

@@ -34,12 +34,16 @@ export function placeIn(vm: Vm): RunPlace {
 export function takeOut(
   vm: Vm,
   { run, folders, images }: Pick<RunFacts, 'run' | 'folders' | 'images'>,
+  { orderly }: { orderly: boolean } = { orderly: false },
 ): Promise<string[]> {
   return unwind({
     client: vm.client,
     owns: (owner) => owner === run,
     canYank: vm.capabilities.yank && vm.client.oob,
-    killWriter: () => Writer.killLeftover({ dir: folders.writer }),
+    killWriter: async () => {
+      if (folders.writer !== '') await Writer.killLeftover({ dir: folders.writer });
+    },
+    orderly,
     // While the VM was stopped the NBD server was not in it, but in the run's own daemon.
     nbdServer: folders.nbd === '' || images.length > 0 ? null : vmNbdSocket(folders),
   });

@@ -85,7 +85,8 @@ export class Run {
       const site = await this.#prepare();
       const copied = await this.#copy(site);
       await engine.reachStep('copied');
-      this.warnings.push(...(await takeOut(vm, this.#record)));
+      await this.#writer?.stopServing({ signal: this.#context.control.signal });
+      this.warnings.push(...(await takeOut(vm, this.#record, { orderly: true })));
       await this.#refuseOvertaken();
       out = true;
       const point = await this.#publish(copied);
@@ -153,11 +154,10 @@ export class Run {
     await this.#writer?.serve({ socketPath: nbdSocket(this.#record.folders), signal });
   }
 
-  /** Only a running guest can be left paused or frozen. */
+  /** A VM that does not run now may be resumed by its operator before the moment: the guard is there in any case. */
   async #startGuard(running: boolean, pauses: boolean): Promise<void> {
     const { vm, request, control } = this.#context;
-    if (!running) return;
-    if (request.agent !== undefined && request.quiesce !== 'off') {
+    if (running && request.agent !== undefined && request.quiesce !== 'off') {
       try {
         this.#agent = await connectAgent(request.agent, { signal: control.signal });
       } catch (cause) {

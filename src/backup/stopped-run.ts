@@ -195,7 +195,14 @@ export class StoppedRun {
     });
     const copyMs = performance.now() - began;
     const owns = (owner: string) => owner === run;
-    await unwind({ client, owns, canYank: false, killWriter: async () => {}, nbdServer: socket });
+    await unwind({
+      client,
+      owns,
+      canYank: false,
+      killWriter: async () => {},
+      nbdServer: socket,
+      orderly: true,
+    });
     return { moment, bytes, copyMs };
   }
 

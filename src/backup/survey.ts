@@ -88,7 +88,7 @@ export async function survey(vm: Surveyed, folder: VmFolder, wishes: SurveyWishe
 }
 
 /** Another VM under the same name would be mixed into this one's points. */
-function refuseStranger(vm: Surveyed, folder: VmFolder, points: readonly Manifest[]): void {
+export function refuseStranger(vm: Surveyed, folder: VmFolder, points: readonly Manifest[]): void {
   // What was backed up only while it was stopped has no UUID yet.
   const last = newest(points.filter((point) => point.vm.uuid !== ''));
   if (last === null || vm.uuid === '' || last.vm.uuid === vm.uuid) return;

@@ -15,6 +15,7 @@ import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts
 import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 import { isAlive, type ProcessId } from './process-id.ts';
+import { UNWRITTEN } from './qemu-img.ts';
 import type { QemuTools } from './tools.ts';
 import { endOf, kill, processIn, startDetached } from './writer-process.ts';
 
@@ -179,8 +180,7 @@ export class Writer {
   async finish(bound: Bound = {}): Promise<void> {
     const { signal, timeoutMs = FINISH_MS } = bound;
     const all = { signal, timeoutMs };
-    const exports = (await this.#run('query-block-exports', {}, 'list its exports', all)) as unknown[];
-    if (exports.length > 0) await this.#run('nbd-server-stop', {}, 'stop serving', all);
+    await this.stopServing(all);
     const nodes = await this.#run('query-named-block-nodes', { flat: true }, 'list its files', all);
     for (const { 'node-name': node } of nodes as { 'node-name': string }[]) {
       if (!node.startsWith(NODE_PREFIX)) continue;
@@ -196,9 +196,15 @@ export class Writer {
     await this.#refuseFailedTables();
   }
 
+  /** Disconnects whoever is connected: a VM that closed its end first would wait for our flush, and its guest with it. */
+  async stopServing(bound: Bound = {}): Promise<void> {
+    const exports = (await this.#run('query-block-exports', {}, 'list its exports', bound)) as unknown[];
+    if (exports.length > 0) await this.#run('nbd-server-stop', {}, 'stop serving', bound);
+  }
+
   async #refuseFailedTables(): Promise<void> {
     const said = await readFile(join(this.#dir, 'log'), 'utf8');
-    const failure = /^.*(?:Failed to flush|Lost persistent|Could not).*$/m.exec(said)?.[0];
+    const failure = UNWRITTEN.exec(said)?.[0];
     if (failure === undefined) return;
     const full = failure.includes('No space left') || failure.includes('quota');
     throw new QmpvaultError(

@@ -5,7 +5,7 @@
  */
 import * as fs from 'node:fs/promises';
 import { join } from 'node:path';
-import { until } from '../base/deadline.ts';
+import { bounded, until } from '../base/deadline.ts';
 import { codeOf, QmpvaultError } from '../base/errors.ts';
 import {
   ageOfClaim,
@@ -33,6 +33,9 @@ export interface LeaseOptions {
   /** For tests: how often to give a sign of life. */
   readonly refreshMs?: number;
 }
+
+/** How long a NAS that hangs may keep a command from its end. */
+const DISPOSE_MS = 5_000;
 
 export class Lease {
   /** The VM's folder that it is for. */
@@ -66,8 +69,9 @@ export class Lease {
     return this.#claim.release();
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.release();
+  /** Does not throw: what ended the work is what the caller has to hear. On a NAS that hangs the lease lapses by its term. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await bounded(this.release(), { timeoutMs: DISPOSE_MS, what: 'the NAS' }).catch(() => {});
   }
 }
 

@@ -117,6 +117,7 @@ async function pausedInsert(options: InsertOptions): Promise<{ at: Date; pauseMs
   const began = performance.now();
   const stops = client.listen((event) => event.name === 'STOP');
   let at: Date;
+  let ended = began;
   try {
     await client.execute('stop', {}, { timeoutMs: STOP_TIMEOUT_MS });
     await reachStep('stopped');
@@ -128,20 +129,28 @@ async function pausedInsert(options: InsertOptions): Promise<{ at: Date; pauseMs
     stops.close();
     if (ours && (await statusOf(client)) === 'paused')
       await client.execute('cont', {}, { timeoutMs: STOP_TIMEOUT_MS });
+    ended = performance.now();
+    // Also after a failure: from here on a pause is not ours, and the guard must not end it.
+    await guard?.resumed();
   }
-  const pauseMs = performance.now() - began;
-  await guard?.resumed();
-  return { at, pauseMs };
+  return { at, pauseMs: ended - began };
 }
 
 /** All or none. @returns the moment: when the last of them was in */
 async function insert({ client, disks, atRest }: InsertOptions): Promise<Date> {
   const done: MomentDisk[] = [];
+  const resumes = client.listen((event) => event.name === 'RESUME');
   try {
     await atRest?.before();
     for (const disk of disks) {
       await setDrive(client, disk.device, disk.filter);
       done.push(disk);
+    }
+    if (disks.length > 1 && resumes.take().length > 0) {
+      throw new QmpvaultError(
+        'run-overtaken',
+        'somebody resumed the VM while the moment was taken: back up again',
+      );
     }
     const at = new Date();
     await atRest?.after();
@@ -149,6 +158,8 @@ async function insert({ client, disks, atRest }: InsertOptions): Promise<Date> {
   } catch (error) {
     for (const disk of done) await setDrive(client, disk.device, disk.root);
     throw error;
+  } finally {
+    resumes.close();
   }
 }
 

@@ -10,6 +10,7 @@ import { type QmpClient, QmpCommandError } from '../../qmp/index.ts';
 import { QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
 import type { NodeName } from './block-graph.ts';
+import { ask } from './main-loop.ts';
 import { runExport, runNode } from './run-names.ts';
 
 const CBW_TIMEOUT_S = 4;
@@ -41,18 +42,18 @@ export async function addAccess(
   });
 }
 
+const CONNECT_MS = 700;
+
 /** Adds the writer's export of a target image as a node of the VM. Its disappearing fails I/O at once. */
 export async function addTarget(
   client: QmpClient,
   { run, index, socket, exportName }: { run: RunId; index: number; socket: string; exportName: string },
 ): Promise<NodeName> {
   const node = runNode(run, 'target', index);
-  await client.execute('blockdev-add', {
-    driver: 'nbd',
-    'node-name': node,
-    server: { type: 'unix', path: socket },
-    export: exportName,
-  });
+  const server = { type: 'unix', path: socket };
+  // The main loop, and with it the guest, waits for the writer's greeting.
+  const args = { driver: 'nbd', 'node-name': node, server, export: exportName };
+  await ask(client, 'blockdev-add', { args, silenceMs: CONNECT_MS });
   return node;
 }
 

@@ -14,6 +14,7 @@
  */
 import { z } from 'zod';
 import { type QmpClient, QmpError } from '../../qmp/index.ts';
+import { until } from '../base/deadline.ts';
 import { messageOf, QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
 import { type BlockGraph, type NodeName, readBlockGraph } from './block-graph.ts';
@@ -30,8 +31,11 @@ export interface UnwindOptions {
   readonly killWriter: () => Promise<void>;
   /** Where the VM's NBD server listens if it is these runs' own: nobody else starts one there. */
   readonly nbdServer: string | null;
+  /** The copies are done and the writer has disconnected: nothing here can wait for the NAS. */
+  readonly orderly: boolean;
 }
 
+const ExportsReply = z.array(z.object({ id: z.string() }));
 const JobsReply = z.array(z.object({ id: z.string(), status: z.string() }));
 const NodeOptionsReply = z.array(
   z.object({
@@ -52,6 +56,8 @@ const YANK_MS = 5_000;
  */
 export async function unwind(options: UnwindOptions): Promise<string[]> {
   await endJobs(options);
+  // Closing a target flushes it, and the main loop waits for that: not with a NAS that may hang (m).
+  if (!options.orderly) await cutTargets(options);
   await stopNbdServer(options);
   // A filter that is still read lets nobody else write to its disk: its readers go before the device comes back.
   await deleteNodes(options, (node) => isRunNode(node, 'access'));
@@ -75,7 +81,8 @@ export async function findRuns(client: QmpClient): Promise<Map<RunId, { working:
   return found;
 }
 
-async function endJobs({ client, owns, canYank, killWriter }: UnwindOptions): Promise<void> {
+async function endJobs(options: UnwindOptions): Promise<void> {
+  const { client, owns, orderly } = options;
   const ours = async (timeoutMs: number) => {
     const jobs = JobsReply.parse(await client.execute('query-jobs', {}, { timeoutMs }));
     return jobs.filter(({ id }) => {
@@ -100,10 +107,10 @@ async function endJobs({ client, owns, canYank, killWriter }: UnwindOptions): Pr
     }
   };
   try {
-    const answered = await cancelWorking(client, ours);
+    const answered = await cancelWorking(client, ours, orderly ? CANCEL_MS : SILENCE_MS);
     let over = answered && (await concluded(CANCEL_MS));
     if (!over) {
-      await Promise.all([canYank ? yankTargets(client, owns) : undefined, killWriter()]);
+      await cutTargets(options);
       over = await concluded(YANK_MS);
     }
     if (!over) {
@@ -122,12 +129,13 @@ async function endJobs({ client, owns, canYank, killWriter }: UnwindOptions): Pr
 async function cancelWorking(
   client: QmpClient,
   ours: (timeoutMs: number) => Promise<{ id: string; status: string }[]>,
+  silenceMs: number,
 ): Promise<boolean> {
   try {
-    for (const { id, status } of await ours(SILENCE_MS)) {
+    for (const { id, status } of await ours(silenceMs)) {
       if (status === 'concluded') continue;
       // A refusal: it ended by itself.
-      await client.execute('job-cancel', { id }, { timeoutMs: SILENCE_MS }).catch(unlessRefused);
+      await client.execute('job-cancel', { id }, { timeoutMs: silenceMs }).catch(unlessRefused);
     }
     return true;
   } catch (error) {
@@ -138,6 +146,10 @@ async function cancelWorking(
 
 function unlessRefused(error: unknown): void {
   if (!(error instanceof QmpError && error.code === 'qmp-command')) throw error;
+}
+
+async function cutTargets({ client, owns, canYank, killWriter }: UnwindOptions): Promise<void> {
+  await Promise.all([canYank ? yankTargets(client, owns) : undefined, killWriter()]);
 }
 
 /** Asks yank itself what can be yanked: it answers out of band, the block graph may not. */
@@ -153,9 +165,29 @@ async function yankTargets(client: QmpClient, owns: (run: RunId) => boolean): Pr
   if (instances.length > 0) await client.execute('yank', { instances }, { oob: true, timeoutMs: CANCEL_MS });
 }
 
-/** Ends its exports too, and waits for that. */
-async function stopNbdServer({ client, nbdServer }: UnwindOptions): Promise<void> {
+/** A server of our own ends with its exports. In one of somebody else, or of a run without a journal, only ours end. */
+async function stopNbdServer({ client, owns, nbdServer }: UnwindOptions): Promise<void> {
   if (nbdServer !== null && (await isListening(nbdServer))) await client.execute('nbd-server-stop');
+  const left = await ownedExports(client, owns);
+  for (const id of left) await client.execute('block-export-del', { id, mode: 'hard' });
+  if (left.length === 0) return;
+  const gone = async () => (await ownedExports(client, owns)).length === 0 || undefined;
+  await until(gone, { timeoutMs: CANCEL_MS, what: 'the end of exports', code: 'vm-left-unclean' });
+}
+
+async function ownedExports(client: QmpClient, owns: (run: RunId) => boolean): Promise<string[]> {
+  // Missing before 5.2.
+  const reply = await client.execute('query-block-exports').catch((error) => {
+    unlessRefused(error);
+    return [];
+  });
+  const exports = ExportsReply.parse(reply);
+  return exports
+    .map(({ id }) => id)
+    .filter((id) => {
+      const run = runOf(id);
+      return run !== null && owns(run);
+    });
 }
 
 async function releaseDevices({ client, owns }: UnwindOptions): Promise<string[]> {

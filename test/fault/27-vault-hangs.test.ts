@@ -61,4 +61,34 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       await expectTruth(t, site, vm, second);
     });
   }
+
+  t.test(
+    `QEMU ${qemu}: the NAS hangs when all is copied, and closing would have to wait for it`,
+    async (t) => {
+      const vm = await testVm(t, { qemu, disks: [{ name: 'vda', sizeBytes: 64 * MiB }] });
+      const site = await testSite(t, { bin: qemuBin(qemu) });
+      await vm.write('vda', 1, 16 * MiB, 32 * MiB);
+      const first = await backUpWithTruth(site, vm);
+      await vm.write('vda', 2, 16 * MiB, 16 * MiB);
+      const writer = await GuestWriter.start(vm, 'vda');
+      const controller = new AbortController();
+      let hung = 0;
+      const steps = async (step: string) => {
+        if (step !== 'copied') return;
+        hung = await writerPid(site);
+        process.kill(hung, 'SIGSTOP');
+        // The storage daemon's own commands have 30 s; the caller may not have them.
+        controller.abort();
+      };
+      await t.rejects(site.backUp(vm, { steps, signal: controller.signal }), { code: 'cancelled' });
+      t.not(hung, 0, 'the writer was stopped');
+      const { errors, worstMs } = await writer.stop();
+      t.strictSame(errors, [], 'no write of the guest failed');
+      t.ok(worstMs < 1_000, `no write of the guest stalled (worst: ${worstMs.toFixed(1)} ms)`);
+      await expectClean(t, site, vm, { bitmaps: 1 });
+      const second = await backUpWithTruth(site, vm);
+      t.equal(second.how, 'tracked');
+      for (const point of [first, second]) await expectTruth(t, site, vm, point);
+    },
+  );
 }
