@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { until } from '../base/deadline.ts';
 import { errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
+import { MiB } from '../base/units.ts';
 import { isAlive, type ProcessId, parseProcessId } from './process-id.ts';
 
 /** Less than the two seconds in which the writer must be given up. */
@@ -24,6 +25,13 @@ start=$(set -- \${stat##*) }; shift 19; echo "$1")
 echo "$$ $start $boot" >"$0/pid" && exec "$@"`;
 
 /**
+ * A buffer of a request is 1 MiB, for which glibc maps memory that the kernel has to zero first, and gives it back
+ * after the request. Kept on the heap it spares the writer half of its work: a full of 1 GiB takes 0.7 instead of 1.0 s
+ * (m: 7.2 and 11.1; mallopt(3)).
+ */
+const KEEP_BUFFERS = { MALLOC_MMAP_THRESHOLD_: `${4 * MiB}`, MALLOC_TRIM_THRESHOLD_: `${64 * MiB}` };
+
+/**
  * Starts a program in a session of its own, with `dir/log` for its output and `dir/pid` saying who it is.
  * @throws writer-failed
  */
@@ -34,6 +42,7 @@ export async function startDetached(dir: string, command: readonly string[]): Pr
       detached: true,
       // Not ours: what we stand in may have to be unmounted while it lives.
       cwd: '/',
+      env: { ...process.env, ...KEEP_BUFFERS },
       stdio: ['ignore', log.fd, log.fd],
     });
     await once(child, 'spawn');

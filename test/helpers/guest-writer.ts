@@ -10,6 +10,8 @@ const PATTERNS = 251;
 export interface WriteReport {
   readonly count: number;
   readonly worstMs: number;
+  /** of a hundred writes, 99 took at most this */
+  readonly p99Ms: number;
   /** what the guest would have seen as I/O errors */
   readonly errors: readonly unknown[];
 }
@@ -25,8 +27,7 @@ export class GuestWriter {
   readonly #spacing: number;
   readonly #errors: unknown[] = [];
   readonly #done: Promise<void>;
-  #count = 0;
-  #worstMs = 0;
+  readonly #tookMs: number[] = [];
   #stopped = false;
   #progress = Promise.withResolvers<void>();
 
@@ -46,20 +47,27 @@ export class GuestWriter {
   }
 
   get count(): number {
-    return this.#count;
+    return this.#tookMs.length;
   }
 
   /** Waits until so many more writes were completed. */
   async progress(writes = 1): Promise<void> {
-    const goal = this.#count + writes;
-    while (this.#count < goal && !this.#stopped) await this.#progress.promise;
+    const goal = this.count + writes;
+    while (this.count < goal && !this.#stopped) await this.#progress.promise;
   }
 
   /** Ends after the write under way. */
   async stop(): Promise<WriteReport> {
     this.#stopped = true;
     await this.#done;
-    return { count: this.#count, worstMs: this.#worstMs, errors: this.#errors };
+    // The first round also loads what the image's tables and this process still lack.
+    const sorted = this.#tookMs.slice(SLOTS).sort((a, b) => a - b);
+    return {
+      count: this.count,
+      worstMs: sorted.at(-1) ?? 0,
+      p99Ms: sorted[Math.floor(sorted.length * 0.99)] ?? 0,
+      errors: this.#errors,
+    };
   }
 
   /** How many of the writes a raw image holds: all up to one and none after it; `null` when no number fits. */
@@ -70,7 +78,7 @@ export class GuestWriter {
         const rounds = Math.ceil((count - slot) / SLOTS);
         return pattern === patternOf(slot + (rounds - 1) * SLOTS);
       });
-    for (let count = this.#count; count >= SLOTS; count -= 1) if (holds(count)) return count;
+    for (let count = this.count; count >= SLOTS; count -= 1) if (holds(count)) return count;
     return null;
   }
 
@@ -88,17 +96,16 @@ export class GuestWriter {
 
   async #run(): Promise<void> {
     while (!this.#stopped && this.#vm.isAlive) {
-      const offset = (this.#count % SLOTS) * this.#spacing;
+      const offset = (this.count % SLOTS) * this.#spacing;
       try {
-        const tookMs = await this.#vm.write(this.#disk, patternOf(this.#count), offset, BLOCK_BYTES);
-        this.#worstMs = Math.max(this.#worstMs, tookMs);
-        this.#count += 1;
+        const tookMs = await this.#vm.write(this.#disk, patternOf(this.count), offset, BLOCK_BYTES);
+        this.#tookMs.push(tookMs);
         this.#progress.resolve();
         this.#progress = Promise.withResolvers();
       } catch (error) {
         if (this.#vm.isAlive) this.#errors.push(error);
       }
-      if (this.#count > SLOTS) await pause(this.#everyMs);
+      if (this.count > SLOTS) await pause(this.#everyMs);
     }
     this.#stopped = true;
     this.#progress.resolve();

@@ -303,3 +303,13 @@ t.test('a program that is missing is named', async (t) => {
     message: /\/nonexistent\/qemu-img/,
   });
 });
+
+t.test('a qemu-img that could only print that a table was not written has failed', async (t) => {
+  const dir = tempDir(t);
+  const said = 'qemu-img: Failed to flush the refcount block cache: Input/output error';
+  const qemuImg = join(dir, 'qemu-img');
+  writeFileSync(qemuImg, `#!/bin/sh\necho '${said}' >&2\nexec qemu-img "$@"\n`, { mode: 0o755 });
+  const path = join(dir, 'a.qcow2');
+  const made = createImage({ ...qemuTools(), qemuImg }, { path, format: 'qcow2', sizeBytes: MiB });
+  await t.rejects(made, { code: 'image-tool-failed', message: /refcount block cache/ });
+});

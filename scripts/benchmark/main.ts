@@ -1,0 +1,92 @@
+/** `scripts/bench`: measures on each QEMU, prints the figures beside what is to be reached. */
+import { availableParallelism, loadavg, tmpdir } from 'node:os';
+import { resolve } from 'node:path';
+import { Command, Option } from 'commander';
+import { QEMU_VERSIONS, type QemuVersion } from '../../vm-fixtures/guestless.ts';
+import { measureCopying } from './copying.ts';
+import { type Figure, table, verdictOf } from './figures.ts';
+import { measureGuest } from './guest.ts';
+import { Laboratory } from './laboratory.ts';
+import { type Extent, QUICK, WHOLE } from './plan.ts';
+import { measureEmptyFull, measureSizes } from './sizes.ts';
+
+interface Options {
+  readonly qemu: QemuVersion[];
+  readonly quick?: boolean;
+  readonly json?: boolean;
+  readonly dir?: string;
+}
+
+interface Section {
+  readonly title: string;
+  readonly measure: (lab: Laboratory, extent: Extent) => Promise<Figure[]>;
+}
+
+const SECTIONS: readonly Section[] = [
+  { title: 'a disk with incompressible data', measure: measureCopying },
+  { title: 'an empty disk', measure: measureEmptyFull },
+  { title: 'a small and a huge disk', measure: measureSizes },
+  { title: "the guest's writes", measure: measureGuest },
+];
+
+const SNAPSHOTTING = QEMU_VERSIONS.filter((version) => version !== '5.2');
+
+const program = new Command('bench')
+  .description('measures qmpvault against its targets; all files are in a temporary folder that is removed')
+  .addOption(
+    new Option('--qemu <version...>', 'the QEMUs to measure on')
+      .choices(SNAPSHOTTING)
+      .default(['7.2', '11.1']),
+  )
+  .option('--quick', 'less data and fewer repetitions: under a minute')
+  .option('--json', 'one JSON document on stdout')
+  .option('--dir <dir>', 'where the temporary folder is made, which decides on the filesystem', (dir) =>
+    resolve(dir),
+  )
+  .parse();
+const options = program.opts<Options>();
+if (options.dir !== undefined) process.env['TMPDIR'] = options.dir;
+
+/** The laboratory that is open now: a signal must not leave its VMs behind. */
+let open: Laboratory | undefined;
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.once(signal, () => void open?.[Symbol.asyncDispose]().finally(() => process.exit(130)));
+}
+
+const say = (text: string) => void (options.json ? process.stderr : process.stdout).write(`${text}\n`);
+const load = () =>
+  loadavg()
+    .map((value) => value.toFixed(1))
+    .join(' ');
+const extent = options.quick ? QUICK : WHOLE;
+const runs: { qemu: QemuVersion; figures: Figure[] }[] = [];
+
+say(`${availableParallelism()} CPUs, load ${load()}; files in ${tmpdir()}`);
+say('source: qcow2 in the page cache, flushed; targets: the same filesystem, durable when the clock stops');
+for (const qemu of options.qemu) {
+  const figures: Figure[] = [];
+  for (const { title, measure } of SECTIONS) {
+    say(`QEMU ${qemu}: ${title}`);
+    await using lab = new Laboratory(qemu);
+    open = lab;
+    const found = await measure(lab, extent);
+    say(table(found));
+    figures.push(...found);
+  }
+  runs.push({ qemu, figures });
+}
+const missed = runs.flatMap(({ qemu, figures }) =>
+  figures.flatMap((figure) => {
+    const verdict = verdictOf(figure);
+    return verdict === null || verdict === 'reached' ? [] : [`QEMU ${qemu}: ${figure.name}: ${verdict}`];
+  }),
+);
+say(missed.length === 0 ? 'all targets reached' : `not reached:\n  ${missed.join('\n  ')}`);
+say(`load ${load()} at the end: other work on this machine makes all figures worse`);
+if (options.json) {
+  const judged = runs.map(({ qemu, figures }) => ({
+    qemu,
+    figures: figures.map((figure) => ({ ...figure, verdict: verdictOf(figure) })),
+  }));
+  process.stdout.write(`${JSON.stringify({ quick: options.quick ?? false, runs: judged }, null, 2)}\n`);
+}
