@@ -7,6 +7,9 @@ import { compareWithParent } from './run-disks.ts';
 import type { RunDisk } from './site.ts';
 import { type Task, together } from './together.ts';
 
+/** Comparing uses little CPU time where the disks are slow. */
+const COMPARE_STALL_MS = 30_000;
+
 export interface Copy {
   /** Started; closed at the end. */
   readonly jobs: CopyJobs;
@@ -37,8 +40,13 @@ export async function copyDisks(copy: Copy): Promise<Map<number, number>> {
         (signal) => jobs.finish({ signal, bandwidth, noProgressMs, silenceMs, onProgress: show }),
         ...compared.map(
           (disk) => (signal: AbortSignal) =>
-            compareWithParent(disk, { tools, staging, signal }, (fraction) =>
-              show([comparing(disk, fraction)]),
+            compareWithParent(
+              disk,
+              { tools, staging, signal },
+              {
+                stallMs: noProgressMs ?? COMPARE_STALL_MS,
+                onProgress: (fraction) => show([comparing(disk, fraction)]),
+              },
             ),
         ),
       ],

@@ -74,9 +74,9 @@ export async function createFile(
 export async function compareWithParent(
   { file, backingLink }: RunDisk,
   { tools, staging, signal }: Omit<FileOptions, 'folders'>,
-  onProgress: (fraction: number) => void,
+  { onProgress, stallMs }: { onProgress: (fraction: number) => void; stallMs: number },
 ): Promise<void> {
   if (backingLink === null) throw new QmpvaultError('internal', `${file} has nothing to be compared with`);
   const backing = { link: backingLink, format: 'qcow2' };
-  await rebaseImage(tools, { path: staging.diskPath(file), backing }, { signal, onProgress });
+  await rebaseImage(tools, { path: staging.diskPath(file), backing }, { signal, onProgress, stallMs });
 }

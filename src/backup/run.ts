@@ -176,6 +176,11 @@ export class Run {
     const { moment, jobs } = await capture(site, snapshot);
     await engine.reachStep('copying');
     this.warnings.push(...moment.warnings);
+    if (request.bandwidth !== undefined && this.#disks.some(({ plan }) => plan.how === 'resync')) {
+      this.warnings.push(
+        'the bandwidth limit holds for copying, not for comparing disks that lost their bitmap',
+      );
+    }
     const began = performance.now();
     const bytes = await copyDisks({
       jobs,

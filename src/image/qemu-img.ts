@@ -13,6 +13,7 @@ import { execa } from 'execa';
 import { bounded, throwIfAborted } from '../base/deadline.ts';
 import { QmpvaultError } from '../base/errors.ts';
 import { readQcow2Header } from './qcow2-header.ts';
+import { watchCpuTime } from './stall.ts';
 import type { QemuTools } from './tools.ts';
 
 export interface CallOptions {
@@ -23,6 +24,8 @@ export interface CallOptions {
 export interface ProgressOptions extends CallOptions {
   /** From 0 to 1, about a hundred times. */
   readonly onProgress?: ((fraction: number) => void) | undefined;
+  /** One that uses no CPU time for so long is killed: it waits for a NAS that hangs. */
+  readonly stallMs?: number | undefined;
 }
 
 /** A backing file as it is written into an image: the link is relative to the image's folder. */
@@ -274,6 +277,7 @@ async function qemuImg(
     signal,
     timeoutMs,
     onProgress,
+    stallMs,
     outputMaxCharacters = OUTPUT_MAX_CHARACTERS,
   }: ProgressOptions & { readonly outputMaxCharacters?: number },
   goodExitCodes: readonly number[] = [0],
@@ -294,9 +298,12 @@ async function qemuImg(
     });
   }
   const what = `qemu-img ${args[0]} of ${args.at(-1)}`;
+  const ended = new AbortController();
   let result: Awaited<typeof process>;
   try {
-    result = await bounded(process, { signal, timeoutMs, what, code: 'image-tool-failed' });
+    const stalled = neverUnless(process.pid, stallMs, what, ended.signal);
+    const first = Promise.race([process, stalled]);
+    result = await bounded(first, { signal, timeoutMs, what, code: 'image-tool-failed' });
   } catch (error) {
     process.kill('SIGKILL');
     await bounded(process, { timeoutMs: DEATH_MS, what }).catch(() => {
@@ -305,6 +312,8 @@ async function qemuImg(
       process.stderr.destroy();
     });
     throw error;
+  } finally {
+    ended.abort();
   }
   const { exitCode, stdout } = result;
   // What qcow2 cannot write when it closes it only prints, and the exit code stays good (m: rebase, 7.2).
@@ -316,6 +325,17 @@ async function qemuImg(
     details: { args, exitCode: exitCode ?? null, signal: result.signal ?? null, stderr: result.stderr },
     cause: systemError(reason),
   });
+}
+
+/** Rejects when the process stalls; else it stays pending. */
+async function neverUnless(
+  pid: number | undefined,
+  stallMs: number | undefined,
+  what: string,
+  ended: AbortSignal,
+): Promise<never> {
+  if (pid !== undefined && stallMs !== undefined) await watchCpuTime(pid, { stallMs, what, ended });
+  return new Promise(() => {});
 }
 
 /** qemu-img has no errno in its exit code, only strerror(3)'s text; callers tell a full disk from the rest by it. */

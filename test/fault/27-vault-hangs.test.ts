@@ -2,7 +2,11 @@
  * Rows 27 and 38: the NAS hangs, so the writer hangs, and while it does the guest is reset, stopped and continued
  * from outside.
  */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
+import { backUp } from '../../src/backup/backup.ts';
+import { vmName } from '../../src/base/ids.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { backUpWithTruth, expectClean, expectTruth, testSite, writerPid } from '../helpers/engine.ts';
@@ -91,4 +95,28 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       for (const point of [first, second]) await expectTruth(t, site, vm, point);
     },
   );
+
+  t.test(`QEMU ${qemu}: the NAS hangs while contents are compared`, async (t) => {
+    const vm = await testVm(t, { qemu, disks: [{ name: 'vda', sizeBytes: 64 * MiB }] });
+    const site = await testSite(t, { bin: qemuBin(qemu) });
+    await vm.write('vda', 1, 16 * MiB, 32 * MiB);
+    const first = await backUpWithTruth(site, vm);
+    for (const { node, name } of (await vm.leftovers()).bitmaps) {
+      await vm.qmp.execute('block-dirty-bitmap-remove', { node, name });
+    }
+    await vm.write('vda', 2, 16 * MiB, MiB);
+    const qemuImg = join(site.dir, 'hanging-qemu-img');
+    const real = site.engine.tools.qemuImg;
+    writeFileSync(qemuImg, `#!/bin/sh\n[ "$1" = rebase ] && kill -STOP $$\nexec ${real} "$@"\n`, {
+      mode: 0o755,
+    });
+    const hanging = { ...site.engine, tools: { ...site.engine.tools, qemuImg } };
+    const request = { vm: vmName('vm1'), qmp: vm.qmpSocket, quiesce: 'auto', fullEvery: 10 } as const;
+    const run = backUp(hanging, site.vault, { ...request, noProgressMs: 1_000 }, {});
+    await t.rejects(run, { code: 'run-stalled' });
+    await expectClean(t, site, vm, { bitmaps: 0 });
+    const second = await backUpWithTruth(site, vm);
+    t.equal(second.how, 'resynced');
+    for (const point of [first, second]) await expectTruth(t, site, vm, point);
+  });
 }
