@@ -24,6 +24,7 @@ export const TARGETS = {
   nothingDirtyMs: { most: 150 },
   hugeToSmall: { most: 1.2 },
   emptyFullMs: { most: 1_000 },
+  resyncStored: { most: 1.2 },
   guestWriteMs: { most: 50 },
   engineMb: { most: 120 },
 } as const satisfies Record<string, Target>;

@@ -8,6 +8,7 @@ import { type Figure, table, verdictOf } from './figures.ts';
 import { measureGuest } from './guest.ts';
 import { Laboratory } from './laboratory.ts';
 import { type Extent, QUICK, WHOLE } from './plan.ts';
+import { measureResync } from './resync.ts';
 import { measureEmptyFull, measureSizes } from './sizes.ts';
 
 interface Options {
@@ -24,6 +25,7 @@ interface Section {
 
 const SECTIONS: readonly Section[] = [
   { title: 'a disk with incompressible data', measure: measureCopying },
+  { title: 'a disk that lost its bitmap', measure: measureResync },
   { title: 'an empty disk', measure: measureEmptyFull },
   { title: 'a small and a huge disk', measure: measureSizes },
   { title: "the guest's writes", measure: measureGuest },
