@@ -38,6 +38,8 @@ const CONNECT_TIMEOUT_MS = 5_000;
 const COMMAND_TIMEOUT_MS = 30_000;
 
 export class QmpClient {
+  /** How long a command without a deadline of its own is waited for. */
+  patienceMs = COMMAND_TIMEOUT_MS;
   readonly #path: string;
   readonly #session = new Session();
   readonly #transport: Transport;
@@ -118,7 +120,7 @@ export class QmpClient {
    *   sending), qmp-timeout and qmp-aborted (happened or not if `details.sent`; the connection stays usable)
    */
   async execute(command: string, args?: QmpArguments, options: ExecuteOptions = {}): Promise<unknown> {
-    const { timeoutMs = COMMAND_TIMEOUT_MS, signal, oob = false } = options;
+    const { timeoutMs = this.patienceMs, signal, oob = false } = options;
     throwIfAborted(signal, command);
     const call: Call = { command, args, oob };
     const reply = Promise.withResolvers<unknown>();

@@ -36,7 +36,6 @@ async function captureThroughSnapshot(site: RunSite): Promise<Captured> {
   const { vm, run, disks, engine, standstill } = site;
   const { client } = vm;
   const { reachStep } = engine;
-  const targets = await addTargets(site);
   if (disks.some(({ plan }) => plan.how === 'resync'))
     await startNbdServer(client, vmNbdSocket(site.folders));
   await reachStep('scratch');
@@ -68,6 +67,9 @@ async function captureThroughSnapshot(site: RunSite): Promise<Captured> {
   });
   await reachStep('jobs');
   if (!standstill) await addAccesses();
+  // As late as can be: while the VM has them open, a `stop` or a reset flushes them, and a NAS that hangs holds it.
+  const targets = await addTargets(site);
+  await reachStep('targets');
   const actions: object[] = [];
   for (const { index, disk, plan } of disks) {
     const source = runNode(run, 'access', index);
@@ -131,8 +133,12 @@ async function copyBitmap(
   });
 }
 
+/** How long any command may take while targets are open: the main loop, and so the guest, may be waiting for the NAS. */
+const TARGETS_PATIENCE_MS = 700;
+
 /** The writer's exports as nodes of the VM, by the disk's index; a disk that is compared needs none. */
 async function addTargets({ vm, run, disks, folders }: RunSite): Promise<Map<number, NodeName>> {
+  vm.client.patienceMs = TARGETS_PATIENCE_MS;
   const socket = nbdSocket(folders);
   const targets = new Map<number, NodeName>();
   for (const { index, disk, plan } of disks) {

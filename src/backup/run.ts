@@ -44,6 +44,8 @@ export interface RunContext {
 
 /** What a hung NAS may cost the clean-up of a failed run; what is left there the next run removes. */
 const NAS_CLEANUP_MS = 5_000;
+/** The writer disconnects at once, but when it hangs; and until it has, a reset of the guest would wait for it. */
+const STOP_SERVING_MS = 2_000;
 
 export class Run {
   readonly #context: RunContext;
@@ -51,6 +53,7 @@ export class Run {
   readonly #point;
   readonly #disks: readonly RunDisk[];
   readonly #record: RunFacts;
+  readonly #patienceMs: number;
   readonly warnings: string[] = [];
   #staging: Staging | null = null;
   #writer: Writer | null = null;
@@ -60,6 +63,7 @@ export class Run {
   constructor(context: RunContext) {
     const { engine, vault, folder, vm, request, survey } = context;
     this.#context = context;
+    this.#patienceMs = vm.client.patienceMs;
     this.#point = request.point ?? newPointId(new Date());
     this.#disks = runDisks(vault, survey);
     this.#record = {
@@ -85,7 +89,9 @@ export class Run {
       const site = await this.#prepare();
       const copied = await this.#copy(site);
       await engine.reachStep('copied');
-      await this.#writer?.stopServing({ signal: this.#context.control.signal });
+      const { signal } = this.#context.control;
+      await this.#writer?.stopServing({ signal, timeoutMs: STOP_SERVING_MS });
+      vm.client.patienceMs = this.#patienceMs;
       this.warnings.push(...(await takeOut(vm, this.#record, { orderly: true })));
       await this.#refuseOvertaken();
       out = true;
@@ -241,6 +247,7 @@ export class Run {
   /** @param published as far as is known; an error after the rename may have been the last one */
   async #end(published: boolean, out: boolean): Promise<void> {
     const { engine, vm } = this.#context;
+    vm.client.patienceMs = this.#patienceMs;
     const kept = published || (this.#staging?.isPublished ?? false);
     await this.#attempt('ending the guard', async () => this.#guard?.end());
     await this.#attempt('closing the guest agent', async () => this.#agent?.close());
@@ -272,6 +279,9 @@ export class Run {
     if (control.signal?.aborted) return cancelledBy(control.signal);
     const lost =
       !vm.client.isOpen || codeOf(error) === 'qmp-closed' || codeOf(error) === 'qmp-outcome-unknown';
+    if (codeOf(error) === 'qmp-timeout') {
+      return new QmpvaultError('run-stalled', `${messageOf(error)}: does the NAS hang?`, { cause: error });
+    }
     if (!lost) return error;
     return new QmpvaultError(
       'vm-lost',

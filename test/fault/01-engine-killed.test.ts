@@ -20,6 +20,7 @@ const STEPS = [
   'stopped',
   'inserted',
   'jobs',
+  'targets',
   'copying',
   'copied',
   'synced',

@@ -42,7 +42,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       const run = site.backUp(vm, {
         noProgressMs: NO_PROGRESS_MS,
         steps: async (step) => {
-          if (step !== 'jobs') return;
+          if (step !== 'targets') return;
           hung = await writerPid(site);
           process.kill(hung, 'SIGSTOP');
         },
