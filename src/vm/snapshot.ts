@@ -69,15 +69,20 @@ export async function startNbdServer(client: QmpClient, socket: string): Promise
   }
 }
 
-/** Lets others read a snapshot over NBD. */
-export async function exportAccess(
+/** Its exports end with it, when their readers have gone. */
+export async function stopNbdServer(client: QmpClient): Promise<void> {
+  await client.execute('nbd-server-stop');
+}
+
+/** Lets others read a node over NBD: a snapshot, or a disk. */
+export async function exportNode(
   client: QmpClient,
-  { run, index, access, name }: { run: RunId; index: number; access: NodeName; name: string },
+  { run, index, node, name }: { run: RunId; index: number; node: NodeName; name: string },
 ): Promise<void> {
   await client.execute('block-export-add', {
     type: 'nbd',
     id: runExport(run, index),
-    'node-name': access,
+    'node-name': node,
     name,
   });
 }

@@ -180,10 +180,11 @@ async function connectClient(
     });
   } catch (cause) {
     if (!(cause instanceof QmpError)) throw cause;
-    if (cause.code === 'qmp-no-greeting') {
+    // Greeted or not: it accepts connections and then says no more.
+    if (cause.code === 'qmp-no-greeting' || cause.code === 'qmp-timeout') {
       throw new QmpvaultError(
         'vm-busy',
-        `${path} accepts the connection but sends no greeting within ${timeoutMs} ms: either another QMP client holds it (give qmpvault a -qmp socket of its own), or this QEMU hangs`,
+        `${path} accepts the connection but does not answer within ${timeoutMs} ms: either another QMP client holds it (give qmpvault a -qmp socket of its own), or this QEMU hangs`,
         { details, cause },
       );
     }
