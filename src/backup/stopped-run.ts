@@ -10,7 +10,7 @@ import type { Manifest } from '../vault/manifest.ts';
 import type { Staging } from '../vault/staging.ts';
 import { nodeName } from '../vm/block-graph.ts';
 import { CopyJobs, copyAction } from '../vm/copy-jobs.ts';
-import { exportAccess, startNbdServer } from '../vm/snapshot.ts';
+import { exportNode, startNbdServer } from '../vm/snapshot.ts';
 import { unwind } from '../vm/unwind.ts';
 import { copyDisks, progressOf } from './copy.ts';
 import type { BackupPhase } from './engine.ts';
@@ -171,7 +171,7 @@ export class StoppedRun {
     for (const { index, disk, plan } of disks) {
       const target = targets.get(index);
       if (target === undefined) {
-        await exportAccess(client, { run, index, access: disk.node, name: disk.name });
+        await exportNode(client, { run, index, node: disk.node, name: disk.name });
         continue;
       }
       const bitmap = plan.how === 'tracked' ? plan.bitmap : null;

@@ -143,7 +143,14 @@ export class Writer {
     for (const mode of FILE_MODES) {
       const file = { driver: 'file', filename: resolve(path), discard: 'unmap', ...mode };
       // A link in a file on the NAS may have been changed by anybody: `backing: null`, never followed here.
-      const image = { driver: 'qcow2', 'node-name': node, backing: null, discard: 'unmap', file };
+      const image = {
+        driver: 'qcow2',
+        'node-name': node,
+        backing: null,
+        discard: 'unmap',
+        'detect-zeroes': 'unmap',
+        file,
+      };
       try {
         await this.#run('blockdev-add', image, `open ${path}`, bound);
         this.#targets.push({ node, name });
