@@ -59,7 +59,7 @@ export class Command {
         event.data['status'] === 'running',
     );
     try {
-      const command = this.#start(name, vm, ['--full', '--no-progress-ms', '2000']);
+      const command = this.#start(name, vm, ['--full', '--stall-ms', '2000']);
       await jobs.next({ timeoutMs: 30_000 });
       for (const pid of await this.#writers()) process.kill(pid, 'SIGSTOP');
       return (await command).exitCode;

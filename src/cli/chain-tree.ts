@@ -3,11 +3,11 @@
  * a chain is a straight line, and only branches stand out.
  */
 import { formatBytes } from '../base/units.ts';
+import type { PointJson } from '../operations/point-json.ts';
 import { children } from '../vault/chain.ts';
-import type { Manifest } from '../vault/manifest.ts';
 
 export interface TreeRow {
-  readonly point: Manifest;
+  readonly point: PointJson;
   /** How many branches it lies aside of the line of its full. */
   readonly lane: number;
   /** Lanes to its left that go on below. */
@@ -17,10 +17,10 @@ export interface TreeRow {
   readonly storedBytes: number;
 }
 
-export function treeRows(points: readonly Manifest[]): TreeRow[] {
+export function treeRows(points: readonly PointJson[]): TreeRow[] {
   const rows: TreeRow[] = [];
   const ids = new Set(points.map(({ id }) => id));
-  const isRoot = ({ parent }: Manifest) => parent === null || !ids.has(parent);
+  const isRoot = ({ parent }: PointJson) => parent === null || !ids.has(parent);
   // A stack and no recursion: a chain may be long.
   const stack = points
     .filter(isRoot)
@@ -79,7 +79,7 @@ ${[...edges, ...nodes].join('\n')}
 `;
 }
 
-function labelOf({ kind, how, sealed, protected: isProtected }: Manifest, storedBytes: number): string {
+function labelOf({ kind, how, sealed, protected: isProtected }: PointJson, storedBytes: number): string {
   const marks = [sealed && 'sealed', isProtected && 'protected'].filter(Boolean);
   return [kind, how, formatBytes(storedBytes), ...marks].join('  ');
 }

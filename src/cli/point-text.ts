@@ -1,10 +1,10 @@
 /** Restore points in words and columns. */
 import { formatBytes } from '../base/units.ts';
-import type { Manifest } from '../vault/manifest.ts';
+import type { PointDetailsJson, PointJson } from '../operations/point-json.ts';
 import { properties, table } from './table.ts';
 
 /** @param withVm when points of several VMs are listed */
-export function pointTable(points: readonly Manifest[], withVm: boolean): string {
+export function pointTable(points: readonly PointJson[], withVm: boolean): string {
   const heading = ['POINT', 'CREATED (UTC)', 'KIND', 'HOW', 'CONSISTENCY', 'STORED', 'DISKS'];
   const rows = points.map((point) => [
     point.id,
@@ -18,13 +18,13 @@ export function pointTable(points: readonly Manifest[], withVm: boolean): string
   if (!withVm) return table(heading, rows, ['STORED']);
   return table(
     ['VM', ...heading],
-    rows.map((row, i) => [points[i]?.vm.name ?? '', ...row]),
+    rows.map((row, i) => [points[i]?.vm ?? '', ...row]),
     ['STORED'],
   );
 }
 
 /** @param chain the ids that it needs, or why that cannot be said */
-export function pointDetails(point: Manifest, chain: string): string {
+export function pointDetails(point: PointDetailsJson, chain: string): string {
   const { freezeMs, pauseMs, copyMs, totalMs } = point.timings;
   const timings = Object.entries({ freeze: freezeMs, pause: pauseMs, copy: copyMs, total: totalMs })
     .filter(([, ms]) => ms !== null)
@@ -43,7 +43,7 @@ export function pointDetails(point: Manifest, chain: string): string {
   );
   const about = properties([
     ['point', point.id],
-    ['vm', `${point.vm.name} (${point.vm.uuid})`],
+    ['vm', `${point.vm} (${point.uuid})`],
     ['created', `${utc(point.createdAt)} UTC`],
     ['kind', point.kind],
     ['how', `${point.how}: ${point.why}`],
@@ -59,15 +59,15 @@ export function pointDetails(point: Manifest, chain: string): string {
 }
 
 /** One line for the end of a backup. */
-export function pointSummary(point: Manifest): string {
+export function pointSummary(point: PointJson): string {
   const { id, kind, how, vm, timings, consistency } = point;
   const copied = formatBytes(sum(point, 'copiedBytes'));
   const stored = formatBytes(sum(point, 'storedBytes'));
   const seconds = (timings.totalMs / 1000).toFixed(1);
-  return `${vm.name}: point ${id}, ${kind} (${how}), ${consistency}-consistent, ${copied} copied, ${stored} stored, ${seconds} s\n`;
+  return `${vm}: point ${id}, ${kind} (${how}), ${consistency}-consistent, ${copied} copied, ${stored} stored, ${seconds} s\n`;
 }
 
-function sum(point: Manifest, key: 'copiedBytes' | 'storedBytes'): number {
+function sum(point: PointJson, key: 'copiedBytes' | 'storedBytes'): number {
   return point.disks.reduce((total, disk) => total + disk[key], 0);
 }
 

@@ -3,14 +3,10 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { Engine } from '../backup/engine.ts';
 import { QmpvaultError } from '../base/errors.ts';
-import type { VmName } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import { stepsFromEnvironment } from '../base/steps.ts';
 import { type QemuTools, qemuTools } from '../image/tools.ts';
-import { changeFinisher } from '../upkeep/delete.ts';
-import { VaultMemory } from '../vault/memory.ts';
-import { openVault, type Vault } from '../vault/vault.ts';
-import type { VmFolder } from '../vault/vm-folder.ts';
+import { type OperationName, type Params, type Progress, perform, type Result } from '../operations/index.ts';
 import type { Interruption } from './interruption.ts';
 import type { Output } from './output.ts';
 import { type Places, placesFrom } from './places.ts';
@@ -21,6 +17,12 @@ import { VERSION } from './version.ts';
 interface GlobalOptions {
   readonly verbose?: boolean;
   readonly qemuBin?: string;
+}
+
+interface Doing {
+  /** In words, for whoever interrupts it: `the backup of web1`. */
+  readonly doing: string;
+  readonly onProgress?: (progress: Progress) => void;
 }
 
 export class Shell {
@@ -36,36 +38,39 @@ export class Shell {
     this.#places = placesFrom(surroundings.env, surroundings.isRoot);
   }
 
-  get memory(): VaultMemory {
-    return new VaultMemory(this.#places.stateDir);
-  }
-
-  /** @param command of those that change points: what a dead process left half done is finished then */
-  openVault(path: string, command?: Command): Promise<Vault> {
-    const finishChange = command && changeFinisher(this.engine(command));
-    return openVault(path, { memory: this.memory, ...(finishChange && { finishChange }) });
-  }
-
-  /** @throws vm-unknown, and what openVault throws */
-  async openVm(path: string, name: VmName): Promise<VmFolder> {
-    const vm = (await this.openVault(path)).vm(name);
-    if (await vm.exists()) return vm;
-    throw new QmpvaultError('vm-unknown', `the vault ${path} has no VM ${name}`, {
-      details: { vault: path, vm: name },
+  /**
+   * Does what a command asks for, in this process.
+   * @param command of which the options `--vault`, `--scratch` and the global ones count
+   * @throws what the operation throws
+   */
+  perform<N extends OperationName>(
+    command: Command,
+    name: N,
+    params: Omit<Params<N>, 'vault'>,
+    { doing, onProgress }: Doing,
+  ): Promise<Result<N>> {
+    this.interruption.doing(doing);
+    const { vault } = command.opts<{ vault?: string }>();
+    const { signal } = this.interruption;
+    return perform(name, { ...(vault === undefined ? {} : { vault }), ...params } as unknown as Params<N>, {
+      engine: this.#engine(command),
+      signal,
+      onProgress,
     });
   }
 
-  tools(command: Command): QemuTools {
+  #tools(command: Command): QemuTools {
     const dir =
       command.optsWithGlobals<GlobalOptions>().qemuBin ?? this.#surroundings.env['QMPVAULT_QEMU_BIN'];
     return qemuTools(dir ? resolve(dir) : undefined);
   }
 
-  engine(command: Command, overrides: Partial<Pick<Engine, 'scratchDir'>> = {}): Engine {
+  #engine(command: Command): Engine {
+    const { scratch } = command.opts<{ scratch?: string }>();
     return {
       ...this.#places,
-      ...overrides,
-      tools: this.tools(command),
+      ...(scratch === undefined ? {} : { scratchDir: scratch }),
+      tools: this.#tools(command),
       version: VERSION,
       log: this.#log(command),
       reachStep: stepsFromEnvironment(this.#surroundings.env),

@@ -1,9 +1,7 @@
 import { type Command, Option } from 'commander';
-import { backUp } from '../../backup/backup.ts';
-import { codeOf, QmpvaultError } from '../../base/errors.ts';
+import { QmpvaultError } from '../../base/errors.ts';
 import { type DiskName, type PointId, pointId, type VmName } from '../../base/ids.ts';
 import { parseRate } from '../../base/units.ts';
-import { initVault, type Vault } from '../../vault/vault.ts';
 import {
   countOf,
   folderOf,
@@ -15,7 +13,6 @@ import {
   vaultOption,
   vmArgument,
 } from '../options.ts';
-import { pointJson } from '../point-json.ts';
 import { pointSummary } from '../point-text.ts';
 import type { Shell } from '../shell.ts';
 
@@ -33,7 +30,7 @@ interface BackupOptions {
   readonly scratch?: string;
   readonly bandwidth?: number;
   readonly point?: PointId;
-  readonly noProgressMs?: number;
+  readonly stallMs?: number;
   readonly withoutSnapshot?: boolean;
 }
 
@@ -55,7 +52,7 @@ export function addBackup(program: Command, shell: Shell): void {
     .option('--scratch <dir>', "where the guest's old data are kept while the backup reads", folderOf)
     .option('--bandwidth <rate>', 'over all disks, such as 20MiB/s', (text) => parseRate(text))
     .option('--point <id>', 'the id of the new point', (text) => pointId(text))
-    .addOption(new Option('--no-progress-ms <n>').argParser(countOf).hideHelp())
+    .addOption(new Option('--stall-ms <n>').argParser(countOf).hideHelp())
     .addOption(new Option('--without-snapshot').hideHelp())
     .action(async (vm: VmName, options: BackupOptions, command: Command) => {
       await backup(shell, command, vm, options);
@@ -63,25 +60,27 @@ export function addBackup(program: Command, shell: Shell): void {
 }
 
 async function backup(shell: Shell, command: Command, vm: VmName, options: BackupOptions): Promise<void> {
-  const { vault: path, init, newVault, scratch, requireQuiesce, disk: images, ...rest } = options;
-  if (requireQuiesce && rest.agent === undefined) {
+  const { vault: _vault, scratch: _scratch, requireQuiesce, stallMs, disk: images, ...wishes } = options;
+  if (requireQuiesce && wishes.agent === undefined) {
     throw new QmpvaultError('usage', '--require-quiesce asks the guest agent: name its socket with --agent');
   }
   const { output, interruption } = shell;
-  const engine = shell.engine(command, scratch === undefined ? {} : { scratchDir: scratch });
-  const vault = init
-    ? await openOrMake(shell, command, path, newVault)
-    : await shell.openVault(path, command);
   using bars = output.progressBars();
-  interruption.doing(`the backup of ${vm}`);
-  const { point, warnings } = await backUp(
-    engine,
-    vault,
-    { ...rest, vm, images, quiesce: requireQuiesce ? 'required' : 'auto' },
+  const doing = `the backup of ${vm}`;
+  const { point, warnings } = await shell.perform(
+    command,
+    'backup',
     {
-      signal: interruption.signal,
+      ...wishes,
+      vm,
+      ...(images && { images: Object.fromEntries(images) }),
+      quiesce: requireQuiesce ? 'required' : 'auto',
+      noProgressMs: stallMs,
+    },
+    {
+      doing,
       onProgress: ({ phase, disks }) => {
-        interruption.doing(`the backup of ${vm} (${phase})`);
+        interruption.doing(`${doing} (${phase})`);
         // The other phases count nothing: they would put finished bars back to 0.
         if (phase === 'copying') bars?.show(disks);
         if (phase === 'digesting') bars?.show(disks, 'reading back ');
@@ -89,14 +88,5 @@ async function backup(shell: Shell, command: Command, vm: VmName, options: Backu
     },
   );
   bars?.stop();
-  await output.result({ json: { point: pointJson(point), warnings }, text: pointSummary(point), warnings });
-}
-
-async function openOrMake(shell: Shell, command: Command, path: string, newVault = false): Promise<Vault> {
-  try {
-    return await shell.openVault(path, command);
-  } catch (error) {
-    if (codeOf(error) !== 'vault-missing' && !(newVault && codeOf(error) === 'vault-away')) throw error;
-    return initVault(path, { memory: shell.memory, newVault });
-  }
+  await output.result({ json: { point, warnings }, text: pointSummary(point), warnings });
 }

@@ -5,7 +5,6 @@ import { messageOf, QmpvaultError } from '../../base/errors.ts';
 import type { VmName } from '../../base/ids.ts';
 import { treeRows, treeSvg, treeText } from '../chain-tree.ts';
 import { vaultOption, vmArgument } from '../options.ts';
-import { pointJson } from '../point-json.ts';
 import type { Shell } from '../shell.ts';
 
 export function addChain(program: Command, shell: Shell): void {
@@ -15,14 +14,14 @@ export function addChain(program: Command, shell: Shell): void {
     .addArgument(vmArgument())
     .addOption(vaultOption().makeOptionMandatory())
     .option('--svg <file>', 'write the drawing to a file')
-    .action(async (vm: VmName, { vault: path, svg }: { vault: string; svg?: string }) => {
-      const { points, broken } = await (await shell.openVm(path, vm)).points();
-      const rows = treeRows(points);
+    .action(async (vm: VmName, { svg }: { svg?: string }, command: Command) => {
+      const found = await shell.perform(command, 'chain', { vm }, { doing: `the chain of ${vm}` });
+      const rows = treeRows(found.points);
       if (svg !== undefined) await write(resolve(svg), treeSvg(rows));
       await shell.output.result({
-        json: { vm, points: points.map(pointJson), broken: broken.map(({ id }) => id) },
+        json: found,
         text: svg === undefined ? treeText(rows) : '',
-        warnings: broken.map(({ id, error }) => `the point ${id} cannot be read: ${error.message}`),
+        warnings: found.warnings,
       });
     });
 }

@@ -1,9 +1,7 @@
 import { type Command, Option } from 'commander';
 import type { VmName } from '../../base/ids.ts';
 import { formatBytes } from '../../base/units.ts';
-import { deletePoint } from '../../upkeep/delete.ts';
 import { breakLeaseOption, pointArgument, vaultOption, vmArgument, waitOption } from '../options.ts';
-import { pointJson } from '../point-json.ts';
 import type { Shell } from '../shell.ts';
 
 interface DeleteOptions {
@@ -37,18 +35,16 @@ async function remove(
   command: Command,
   vm: VmName,
   point: string,
-  { vault: path, keepDescendants, withDescendants, wait, breakLease }: DeleteOptions,
+  { keepDescendants, withDescendants, wait, breakLease }: DeleteOptions,
 ): Promise<void> {
-  const { output, interruption } = shell;
-  const vault = await shell.openVault(path, command);
-  interruption.doing(`the delete of ${point} of ${vm}`);
   const descendants = withDescendants ? 'delete' : keepDescendants ? 'keep' : 'refuse';
-  const { removed, changed, freedBytes, mergedBytes } = await deletePoint(
-    shell.engine(command),
-    vault,
+  const result = await shell.perform(
+    command,
+    'delete',
     { vm, point, descendants, waitMs: wait * 1000, breakLease },
-    { signal: interruption.signal },
+    { doing: `the delete of ${point} of ${vm}` },
   );
+  const { removed, changed, freedBytes, mergedBytes } = result;
   const lines = [
     ...removed.map((id) => `${vm}: ${id} is deleted\n`),
     ...changed.map(
@@ -56,8 +52,5 @@ async function remove(
     ),
     `${formatBytes(freedBytes)} deleted, up to ${formatBytes(mergedBytes)} of it merged into others\n`,
   ];
-  await output.result({
-    json: { removed, changed: changed.map(pointJson), freedBytes, mergedBytes },
-    text: lines.join(''),
-  });
+  await shell.output.result({ json: result, text: lines.join('') });
 }

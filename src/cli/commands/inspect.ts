@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
-import { type Inspection, inspectVm } from '../../backup/inspect.ts';
 import type { DiskName, VmName } from '../../base/ids.ts';
 import { formatBytes } from '../../base/units.ts';
+import type { Result } from '../../operations/index.ts';
 import { fullEveryOption, imageOption, qmpOption, vaultOption, vmArgument } from '../options.ts';
 import type { Shell } from '../shell.ts';
 import { properties, table } from '../table.ts';
@@ -23,16 +23,14 @@ export function addInspect(program: Command, shell: Shell): void {
     .addOption(imageOption())
     .addOption(fullEveryOption())
     .action(async (vm: VmName, options: InspectOptions, command: Command) => {
-      const { vault: path, qmp, disk: images, fullEvery } = options;
-      const vault = path === undefined ? null : await shell.openVault(path);
-      shell.interruption.doing(`the inspection of ${vm}`);
-      const { signal } = shell.interruption;
-      const found = await inspectVm(shell.engine(command), vault, { vm, qmp, images, fullEvery }, { signal });
+      const { qmp, disk: images, fullEvery } = options;
+      const params = { vm, qmp, ...(images && { images: Object.fromEntries(images) }), fullEvery };
+      const found = await shell.perform(command, 'inspect', params, { doing: `the inspection of ${vm}` });
       await shell.output.result({ json: found, text: inspectionText(found), warnings: found.warnings });
     });
 }
 
-export function inspectionText({ vm, disks, left, next }: Inspection): string {
+export function inspectionText({ vm, disks, left, next }: Result<'inspect'>): string {
   const about = properties([
     ['vm', `${vm.name}${vm.uuid && ` (${vm.uuid})`}, ${vm.state}`],
     ['QEMU', vm.qemu],

@@ -1,8 +1,6 @@
 import type { Command } from 'commander';
 import type { VmName } from '../../base/ids.ts';
-import { protectPoint } from '../../upkeep/protect.ts';
 import { pointArgument, vaultOption, vmArgument, waitOption } from '../options.ts';
-import { pointJson } from '../point-json.ts';
 import type { Shell } from '../shell.ts';
 
 interface ProtectOptions {
@@ -21,13 +19,12 @@ export function addProtect(program: Command, shell: Shell): void {
     .option('--off', 'let them again')
     .addOption(waitOption())
     .action(async (vm: VmName, point: string, options: ProtectOptions, command: Command) => {
-      const { vault: path, off = false, wait } = options;
-      const vault = await shell.openVault(path, command);
-      const { signal } = shell.interruption;
-      const changed = await protectPoint(vault, { vm, point, protect: !off, waitMs: wait * 1000, signal });
+      const { off = false, wait } = options;
+      const params = { vm, point, protect: !off, waitMs: wait * 1000 };
+      const changed = await shell.perform(command, 'protect', params, { doing: `protecting ${point}` });
       await shell.output.result({
-        json: { point: pointJson(changed) },
-        text: `${vm}: ${changed.id} is ${off ? 'no longer protected' : 'protected'}\n`,
+        json: changed,
+        text: `${vm}: ${changed.point.id} is ${off ? 'no longer protected' : 'protected'}\n`,
       });
     });
 }

@@ -2,7 +2,7 @@ import { type Command, Option } from 'commander';
 import { QmpvaultError } from '../../base/errors.ts';
 import type { VmName } from '../../base/ids.ts';
 import { formatBytes } from '../../base/units.ts';
-import { type PruneResult, prune } from '../../upkeep/prune.ts';
+import type { Result } from '../../operations/index.ts';
 import { type Keep, RULES } from '../../upkeep/retention.ts';
 import { breakLeaseOption, countOf, vaultOption, vmArgument, waitOption } from '../options.ts';
 import type { Shell } from '../shell.ts';
@@ -51,22 +51,19 @@ export function addPrune(program: Command, shell: Shell): void {
 const PERIODS = { hourly: 'hours', daily: 'days', weekly: 'weeks', monthly: 'months', yearly: 'years' };
 
 async function run(shell: Shell, command: Command, vm: VmName, options: PruneOptions): Promise<void> {
-  const { output, interruption } = shell;
-  const { vault: path, maxChain, timeZone, dryRun = false, wait, breakLease } = options;
+  const { maxChain, timeZone, dryRun = false, wait, breakLease } = options;
   const keep = keepOf(options);
   if (keep === null && maxChain === undefined) {
     throw new QmpvaultError('usage', 'what is to be kept? Give at least one --keep-… option, or --max-chain');
   }
-  const vault = await shell.openVault(path, command);
-  interruption.doing(`the prune of ${vm}`);
-  const result = await prune(
-    shell.engine(command),
-    vault,
+  const result = await shell.perform(
+    command,
+    'prune',
     { vm, keep, timeZone, maxChain, dryRun, waitMs: wait * 1000, breakLease },
-    { signal: interruption.signal },
+    { doing: `the prune of ${vm}` },
   );
-  await output.result({
-    json: { ...result, dryRun },
+  await shell.output.result({
+    json: result,
     text: textOf(result, dryRun),
     warnings: result.warnings,
   });
@@ -80,7 +77,7 @@ function keepOf(options: PruneOptions): Keep | null {
   return given.length === 0 ? null : Object.fromEntries(given);
 }
 
-function textOf({ kept, removed, freedBytes, mergedBytes }: PruneResult, dryRun: boolean): string {
+function textOf({ kept, removed, freedBytes, mergedBytes }: Result<'prune'>, dryRun: boolean): string {
   const rows = [
     ...kept.map(({ id, reasons }) => ['keep', id, reasons.join(' ')]),
     ...removed.map((id) => [dryRun ? 'would go' : 'deleted', id, '']),

@@ -2,8 +2,6 @@ import { Argument, type Command, Option } from 'commander';
 import { QmpvaultError } from '../../base/errors.ts';
 import type { DiskName, VmName } from '../../base/ids.ts';
 import { formatBytes } from '../../base/units.ts';
-import { restorePoint } from '../../restore/restore.ts';
-import type { RestoreFormat, RestoreTarget } from '../../restore/restore-plan.ts';
 import { folderOf, moreDiskPaths, vaultOption, vmArgument } from '../options.ts';
 import type { Shell } from '../shell.ts';
 import { table } from '../table.ts';
@@ -12,7 +10,7 @@ interface RestoreOptions {
   readonly vault: string;
   readonly to?: string;
   readonly disk?: Map<DiskName, string>;
-  readonly format: RestoreFormat;
+  readonly format: 'qcow2' | 'raw';
   readonly force?: boolean;
 }
 
@@ -45,26 +43,19 @@ async function restore(
   point: string,
   options: RestoreOptions,
 ): Promise<void> {
-  const { format, force } = options;
-  const target = targetOf(options);
-  const vault = await shell.openVault(options.vault);
+  const { to, disk: disks, format, force } = options;
+  if (to === undefined && disks === undefined) {
+    throw new QmpvaultError(
+      'usage',
+      'where to? Name a folder with --to DIR, or targets with --disk DISK=TARGET',
+    );
+  }
   using bars = shell.output.progressBars();
-  shell.interruption.doing(`the restore of ${vm}`);
-  const { restored, warnings } = await restorePoint(
-    shell.tools(command),
-    vault,
-    { vm, point, target, format, force },
-    {
-      signal: shell.interruption.signal,
-      onProgress: ({ disks }) =>
-        bars?.show(
-          disks.map(({ name, fraction, totalBytes }) => ({
-            name,
-            doneBytes: fraction * totalBytes,
-            totalBytes,
-          })),
-        ),
-    },
+  const { restored, warnings } = await shell.perform(
+    command,
+    'restore',
+    { vm, point, to, ...(disks && { disks: Object.fromEntries(disks) }), format, force },
+    { doing: `the restore of ${vm}`, onProgress: ({ disks }) => bars?.show(disks) },
   );
   bars?.stop();
   const rows = restored.map(({ disk, path, virtualSizeBytes }) => [
@@ -77,14 +68,4 @@ async function restore(
     text: table(['DISK', 'SIZE', 'RESTORED TO'], rows, ['SIZE']),
     warnings,
   });
-}
-
-/** @throws usage */
-function targetOf({ to, disk }: RestoreOptions): RestoreTarget {
-  if (to !== undefined) return { dir: to };
-  if (disk !== undefined) return { disks: disk };
-  throw new QmpvaultError(
-    'usage',
-    'where to? Name a folder with --to DIR, or targets with --disk DISK=TARGET',
-  );
 }

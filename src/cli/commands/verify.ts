@@ -1,7 +1,7 @@
 import { Argument, type Command } from 'commander';
 import { EXIT } from '../../base/errors.ts';
 import type { VmName } from '../../base/ids.ts';
-import { type VerifyResult, verify } from '../../upkeep/verify.ts';
+import type { Result } from '../../operations/index.ts';
 import { countOf, vaultOption, vmArgument } from '../options.ts';
 import type { Shell } from '../shell.ts';
 
@@ -33,26 +33,24 @@ async function run(
   shell: Shell,
   command: Command,
   { vm, point }: { vm: VmName | undefined; point: string | undefined },
-  { vault: path, deep, oldest }: VerifyOptions,
+  { deep, oldest }: VerifyOptions,
 ): Promise<void> {
-  const { output, interruption } = shell;
-  const vault = await shell.openVault(path, command);
-  interruption.doing('the verification');
-  const { checked, damaged, warnings } = await verify(
-    shell.engine(command),
-    vault,
+  const { output } = shell;
+  const { checked, damaged, warnings } = await shell.perform(
+    command,
+    'verify',
     { vm, point, level: deep ? 'deep' : 'quick', oldest },
-    { signal: interruption.signal },
+    { doing: 'the verification' },
   );
   if (damaged.length > 0) output.exitCode = EXIT.damage;
   await output.result({
     json: { checked, damaged, warnings },
-    text: textOf({ checked, damaged, warnings }),
+    text: textOf({ checked, damaged }),
     warnings,
   });
 }
 
-function textOf({ checked, damaged }: VerifyResult): string {
+function textOf({ checked, damaged }: Omit<Result<'verify'>, 'warnings'>): string {
   const lines = damaged.map(({ vm, point, disk, what, affects }) => {
     const others = affects.filter((id) => id !== point);
     const lost = others.length > 0 ? `; so ${others.join(', ')} cannot be restored either` : '';

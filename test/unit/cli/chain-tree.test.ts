@@ -1,10 +1,11 @@
 import t from 'tap';
 import { treeRows, treeSvg, treeText } from '../../../src/cli/chain-tree.ts';
+import { pointJson } from '../../../src/operations/point-json.ts';
 import { diskOf, manifestOf, point } from '../../helpers/vault-files.ts';
 
 function pointOf(id: string, parent: string | null, more: object = {}) {
   const disks = [diskOf({ kind: parent === null ? 'full' : 'incremental', storedBytes: 3 << 20 })];
-  return manifestOf(id, { parent: parent === null ? null : point(parent), disks, ...more });
+  return pointJson(manifestOf(id, { parent: parent === null ? null : point(parent), disks, ...more }));
 }
 
 const POINTS = [

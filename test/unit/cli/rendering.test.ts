@@ -3,10 +3,10 @@ import type { Inspection } from '../../../src/backup/inspect.ts';
 import type { DiskName } from '../../../src/base/ids.ts';
 import { GiB, MiB } from '../../../src/base/units.ts';
 import { inspectionText } from '../../../src/cli/commands/inspect.ts';
-import { pointJson } from '../../../src/cli/point-json.ts';
 import { pointDetails, pointSummary, pointTable } from '../../../src/cli/point-text.ts';
 import { paceOf } from '../../../src/cli/progress-bars.ts';
 import { properties, table } from '../../../src/cli/table.ts';
+import { pointDetailsJson, pointJson } from '../../../src/operations/point-json.ts';
 import { diskOf, manifestOf, point } from '../../helpers/vault-files.ts';
 
 const POINT = manifestOf('20261120T084112.123Z-5f3a', {
@@ -77,7 +77,7 @@ t.test('columns stand under each other, numbers to the right', async (t) => {
 
 t.test('points in a list', async (t) => {
   t.equal(
-    pointTable([POINT, manifestOf('p2', { sealed: true })], false),
+    pointTable([POINT, manifestOf('p2', { sealed: true })].map(pointJson), false),
     [
       'POINT                      CREATED (UTC)        KIND         HOW            CONSISTENCY    STORED  DISKS',
       '20261120T084112.123Z-5f3a  2026-11-20 08:41:12  incremental  tracked        crash        7.25 MiB  vda data',
@@ -85,11 +85,11 @@ t.test('points in a list', async (t) => {
       '',
     ].join('\n'),
   );
-  t.match(pointTable([POINT], true), /^VM .*\nweb1 /);
+  t.match(pointTable([pointJson(POINT)], true), /^VM .*\nweb1 /);
 });
 
 t.test('one point in detail, and in a line', async (t) => {
-  const text = pointDetails(POINT, 'a <- b');
+  const text = pointDetails(pointDetailsJson(POINT), 'a <- b');
   for (const part of [
     /^point +20261120T084112\.123Z-5f3a$/m,
     /^vm +web1 \(7d5b6a0e-.*\)$/m,
@@ -104,7 +104,7 @@ t.test('one point in detail, and in a line', async (t) => {
     t.match(text, part);
   }
   t.equal(
-    pointSummary(POINT),
+    pointSummary(pointJson(POINT)),
     'web1: point 20261120T084112.123Z-5f3a, incremental (tracked), crash-consistent, 6.06 MiB copied, 7.25 MiB stored, 1.2 s\n',
   );
 });

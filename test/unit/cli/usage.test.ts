@@ -63,5 +63,5 @@ t.test('asking for help or the version is no error', async (t) => {
 t.test('what is for tests only is not in the help', async (t) => {
   const { stdout } = await runCli(['backup', '--help']);
   t.match(stdout, /--bandwidth/);
-  t.notMatch(stdout, /without-snapshot|no-progress-ms|qemu-bin/);
+  t.notMatch(stdout, /without-snapshot|stall-ms|qemu-bin/);
 });

@@ -1,6 +1,9 @@
 /** A restore point as scripts get it. A fixed shape, whatever else the manifest comes to hold. */
 import type { Manifest } from '../vault/manifest.ts';
 
+export type PointJson = ReturnType<typeof pointJson>;
+export type PointDetailsJson = ReturnType<typeof pointDetailsJson>;
+
 export function pointJson({ disks, timings, ...point }: Manifest) {
   return {
     id: point.id,
@@ -27,5 +30,17 @@ export function pointJson({ disks, timings, ...point }: Manifest) {
       copyMs: timings.copyMs,
       totalMs: timings.totalMs,
     },
+  };
+}
+
+/** With what only one point at a time is asked for. */
+export function pointDetailsJson(manifest: Manifest) {
+  const point = pointJson(manifest);
+  return {
+    ...point,
+    uuid: manifest.vm.uuid,
+    disks: point.disks.map((disk, i) => ({ ...disk, kind: manifest.disks[i]?.kind ?? manifest.kind })),
+    left: manifest.left,
+    versions: manifest.versions,
   };
 }

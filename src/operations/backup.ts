@@ -1,0 +1,58 @@
+/** Making one restore point of a VM. */
+import { z } from 'zod';
+import { backUp } from '../backup/backup.ts';
+import { codeOf } from '../base/errors.ts';
+import { VaultMemory } from '../vault/memory.ts';
+import { initVault, type Vault } from '../vault/vault.ts';
+import {
+  diskParam,
+  imagesParam,
+  newPointParam,
+  type OperationContext,
+  openVaultToChange,
+  socketParam,
+  vaultParam,
+  vmParam,
+} from './operation.ts';
+import { pointJson } from './point-json.ts';
+
+export const params = z.strictObject({
+  vault: vaultParam,
+  init: z.boolean().default(false).describe('make the vault when it is missing'),
+  newVault: z.boolean().default(false).describe('with init: also where another vault is known'),
+  vm: vmParam,
+  qmp: socketParam.optional(),
+  agent: socketParam.optional(),
+  images: imagesParam.optional(),
+  quiesce: z.enum(['auto', 'required', 'off']).default('auto'),
+  full: z.boolean().optional(),
+  fullEvery: z.int().default(10),
+  exclude: z.array(diskParam).optional(),
+  bandwidth: z.number().positive().optional().describe('bytes per second, over all disks'),
+  point: newPointParam.optional(),
+  noProgressMs: z.int().positive().optional(),
+  withoutSnapshot: z.boolean().optional(),
+});
+
+/** @throws as backUp and openVault */
+export async function run(wishes: z.output<typeof params>, context: OperationContext) {
+  const { vault: path, init, newVault, ...request } = wishes;
+  const vault = await openOrMake(path, { init, newVault }, context);
+  const { engine, signal, onProgress } = context;
+  const { point, warnings } = await backUp(engine, vault, request, { signal, onProgress });
+  return { point: pointJson(point), warnings };
+}
+
+async function openOrMake(
+  path: string,
+  { init, newVault }: { init: boolean; newVault: boolean },
+  context: OperationContext,
+): Promise<Vault> {
+  try {
+    return await openVaultToChange(path, context);
+  } catch (error) {
+    const mayMake = codeOf(error) === 'vault-missing' || (newVault && codeOf(error) === 'vault-away');
+    if (!init || !mayMake) throw error;
+    return initVault(path, { memory: new VaultMemory(context.engine.stateDir), newVault });
+  }
+}

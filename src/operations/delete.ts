@@ -1,0 +1,25 @@
+/** Deleting one restore point, so that all the others stay. */
+import { z } from 'zod';
+import { deletePoint } from '../upkeep/delete.ts';
+import { type OperationContext, openVaultToChange, vaultParam, vmParam } from './operation.ts';
+import { pointJson } from './point-json.ts';
+
+export const params = z.strictObject({
+  vault: vaultParam,
+  vm: vmParam,
+  point: z.string(),
+  descendants: z
+    .enum(['refuse', 'keep', 'delete'])
+    .default('refuse')
+    .describe('what becomes of those of a full'),
+  waitMs: z.int().min(0).default(0),
+  breakLease: z.boolean().default(false),
+});
+
+/** @throws as deletePoint and openVault */
+export async function run({ vault, ...request }: z.output<typeof params>, context: OperationContext) {
+  const { engine, signal } = context;
+  const opened = await openVaultToChange(vault, context);
+  const { changed, ...result } = await deletePoint(engine, opened, request, { signal });
+  return { ...result, changed: changed.map(pointJson) };
+}

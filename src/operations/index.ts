@@ -1,0 +1,42 @@
+/** The table of operations; each is loaded when it is first asked for. */
+import type { z } from 'zod';
+import { type OperationContext, parseParams } from './operation.ts';
+
+export type { OperationContext, Progress } from './operation.ts';
+
+const OPERATIONS = {
+  init: () => import('./init.ts'),
+  backup: () => import('./backup.ts'),
+  inspect: () => import('./inspect.ts'),
+  bitmaps: () => import('./bitmaps.ts'),
+  list: () => import('./list.ts'),
+  show: () => import('./show.ts'),
+  chain: () => import('./chain.ts'),
+  restore: () => import('./restore.ts'),
+  verify: () => import('./verify.ts'),
+  protect: () => import('./protect.ts'),
+  delete: () => import('./delete.ts'),
+  prune: () => import('./prune.ts'),
+};
+
+export type OperationName = keyof typeof OPERATIONS;
+type ModuleOf<N extends OperationName> = Awaited<ReturnType<(typeof OPERATIONS)[N]>>;
+/** As JSON; names are checked and defaults are set when it is performed. */
+export type Params<N extends OperationName> = z.input<ModuleOf<N>['params']>;
+export type Result<N extends OperationName> = Awaited<ReturnType<ModuleOf<N>['run']>>;
+
+export const OPERATION_NAMES = Object.keys(OPERATIONS) as OperationName[];
+
+/** @throws usage for parameters that make no sense; what the operation throws */
+export async function perform<N extends OperationName>(
+  name: N,
+  params: Params<N>,
+  context: OperationContext,
+): Promise<Result<N>> {
+  const {
+    params: schema,
+    run,
+  }: { params: z.ZodType; run: (params: never, context: OperationContext) => unknown } =
+    await OPERATIONS[name]();
+  return (await run(parseParams(schema, params) as never, context)) as Result<N>;
+}

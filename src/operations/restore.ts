@@ -1,0 +1,58 @@
+/** Bringing the disks of a restore point back. */
+import { z } from 'zod';
+import { QmpvaultError } from '../base/errors.ts';
+import { restorePoint } from '../restore/restore.ts';
+import type { RestoreTarget } from '../restore/restore-plan.ts';
+import {
+  imagesParam,
+  type OperationContext,
+  openVault,
+  selectorParam,
+  vaultParam,
+  vmParam,
+} from './operation.ts';
+
+export const params = z.strictObject({
+  vault: vaultParam,
+  vm: vmParam,
+  point: selectorParam,
+  to: z.string().min(1).optional().describe('all disks into this folder, as <disk>.<format>'),
+  disks: imagesParam.optional().describe('some disks to files or block devices'),
+  format: z.enum(['qcow2', 'raw']).default('qcow2'),
+  force: z.boolean().default(false).describe('overwrite what is there'),
+});
+
+/** @throws as restorePoint and openVault */
+export async function run(
+  { vault, to, disks, ...request }: z.output<typeof params>,
+  context: OperationContext,
+) {
+  const { engine, signal, onProgress } = context;
+  const target = targetOf(to, disks);
+  return restorePoint(
+    engine.tools,
+    await openVault(vault, context),
+    { ...request, target },
+    {
+      signal,
+      onProgress: ({ disks }) =>
+        onProgress?.({
+          phase: 'copying',
+          disks: disks.map(({ name, fraction, totalBytes }) => ({
+            name,
+            doneBytes: Math.round(fraction * totalBytes),
+            totalBytes,
+          })),
+        }),
+    },
+  );
+}
+
+function targetOf(to: string | undefined, disks: z.output<typeof imagesParam> | undefined): RestoreTarget {
+  if (to !== undefined && disks === undefined) return { dir: to };
+  if (disks !== undefined && to === undefined) return { disks };
+  throw new QmpvaultError(
+    'usage',
+    'where to? Name either a folder (to) or the targets of some disks (disks)',
+  );
+}
