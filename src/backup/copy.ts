@@ -27,7 +27,8 @@ export interface Copy {
 /** @returns the bytes that were copied or compared, by the disk's index @throws what ended one of them */
 export async function copyDisks(copy: Copy): Promise<Map<number, number>> {
   const { jobs, disks, tools, staging, request, control, watchers, silenceMs } = copy;
-  const { bandwidth, noProgressMs } = request;
+  const { noProgressMs } = request;
+  const bandwidth = control.bandwidth ?? (() => request.bandwidth);
   const progress = new Map<number, CopyProgress>();
   const show = (entries: readonly CopyProgress[]) => {
     for (const entry of entries) progress.set(entry.index, entry);

@@ -63,4 +63,6 @@ export interface BackupResult {
 export interface RunControl {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: BackupProgress) => void) | undefined;
+  /** Bytes per second over all disks, where that changes during the run; in place of the request's. */
+  readonly bandwidth?: (() => number | undefined) | undefined;
 }

@@ -38,8 +38,8 @@ export const params = z.strictObject({
 export async function run(wishes: z.output<typeof params>, context: OperationContext) {
   const { vault: path, init, newVault, ...request } = wishes;
   const vault = await openOrMake(path, { init, newVault }, context);
-  const { engine, signal, onProgress } = context;
-  const { point, warnings } = await backUp(engine, vault, request, { signal, onProgress });
+  const { engine, signal, onProgress, bandwidth } = context;
+  const { point, warnings } = await backUp(engine, vault, request, { signal, onProgress, bandwidth });
   return { point: pointJson(point), warnings };
 }
 

@@ -17,6 +17,8 @@ const OPERATIONS = {
   protect: () => import('./protect.ts'),
   delete: () => import('./delete.ts'),
   prune: () => import('./prune.ts'),
+  seal: () => import('./seal.ts'),
+  stats: () => import('./stats.ts'),
 };
 
 export type OperationName = keyof typeof OPERATIONS;

@@ -23,6 +23,8 @@ export interface OperationContext {
   readonly engine: Engine;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Bytes per second, where that changes while the operation is under way; in place of its parameter. */
+  readonly bandwidth?: (() => number | undefined) | undefined;
 }
 
 // Parameters that several operations share. Names that come from outside are checked as they are read.

@@ -32,8 +32,8 @@ export interface CopyProgress {
 
 export interface FollowOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Bytes per second over all disks. */
-  readonly bandwidth?: number | undefined;
+  /** Bytes per second over all disks; undefined: no limit. Asked at each look, so that it can change meanwhile. */
+  readonly bandwidth?: (() => number | undefined) | undefined;
   readonly noProgressMs?: number | undefined;
   /** How long the main loop may be silent. Default: as long as a guest can stand. */
   readonly silenceMs?: number | undefined;
@@ -129,15 +129,12 @@ export class CopyJobs {
    */
   async finish({
     signal,
-    bandwidth,
+    bandwidth: bandwidthNow = () => undefined,
     noProgressMs = 5_000,
     silenceMs = SILENCE_MS,
     onProgress,
   }: FollowOptions): Promise<CopyProgress[]> {
-    const patienceMs = bandwidth
-      ? Math.max(noProgressMs, (4e3 * CHUNK_BYTES * this.#indexOf.size) / bandwidth)
-      : noProgressMs;
-    let copying = -1;
+    let shared: { bandwidth: number | undefined; among: number } = { bandwidth: undefined, among: 0 };
     let moved = { bytes: -1, at: performance.now() };
     for (;;) {
       throwIfAborted(signal);
@@ -148,8 +145,14 @@ export class CopyJobs {
       if (jobs.every((job) => job.status === 'concluded')) return progress;
 
       const running = jobs.filter((job) => job.status === 'running');
-      if (bandwidth && running.length !== copying) await this.#share(bandwidth, running);
-      copying = running.length;
+      const bandwidth = bandwidthNow();
+      const isNew =
+        bandwidth !== shared.bandwidth || (bandwidth !== undefined && running.length !== shared.among);
+      if (isNew) await this.#share(bandwidth, running);
+      shared = { bandwidth, among: running.length };
+      const patienceMs = bandwidth
+        ? Math.max(noProgressMs, (4e3 * CHUNK_BYTES * this.#indexOf.size) / bandwidth)
+        : noProgressMs;
       const bytes = jobs.reduce((sum, job) => sum + job['current-progress'], 0);
       if (bytes !== moved.bytes || running.length === 0) moved = { bytes, at: performance.now() };
       if (performance.now() - moved.at > patienceMs) throw stalled(patienceMs);
@@ -188,8 +191,10 @@ export class CopyJobs {
     };
   }
 
-  async #share(bandwidth: number, running: readonly Job[]): Promise<void> {
-    const speed = Math.max(1, Math.floor(bandwidth / Math.max(1, running.length)));
+  async #share(bandwidth: number | undefined, running: readonly Job[]): Promise<void> {
+    // 0: without a limit.
+    const speed =
+      bandwidth === undefined ? 0 : Math.max(1, Math.floor(bandwidth / Math.max(1, running.length)));
     for (const job of running) {
       try {
         await this.#client.execute('block-job-set-speed', { device: job.id, speed });
