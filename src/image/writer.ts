@@ -14,10 +14,11 @@ import { type QmpArguments, QmpClient, QmpCommandError } from '../../qmp/index.t
 import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts';
 import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
+import { MiB } from '../base/units.ts';
+import { endOf, kill, processIn, startDetached } from './detached-process.ts';
 import { isAlive, type ProcessId } from './process-id.ts';
 import { UNWRITTEN } from './qemu-img.ts';
 import type { QemuTools } from './tools.ts';
-import { endOf, kill, processIn, startDetached } from './writer-process.ts';
 
 export interface WriterTarget {
   /** Becomes the name of the NBD export. */
@@ -50,6 +51,13 @@ const FILE_MODES = [
   { cache: { direct: false }, aio: 'threads' },
 ] as const;
 
+/**
+ * A buffer of a request is 1 MiB, for which glibc maps memory that the kernel has to zero first, and gives it back
+ * after the request. Kept on the heap it spares the writer half of its work: a full of 1 GiB takes 0.7 instead of 1.0 s
+ * (m: 7.2 and 11.1; mallopt(3)).
+ */
+const KEEP_BUFFERS = { MALLOC_MMAP_THRESHOLD_: `${4 * MiB}`, MALLOC_TRIM_THRESHOLD_: `${64 * MiB}` };
+
 export class Writer {
   readonly #dir: string;
   readonly #id: ProcessId;
@@ -77,10 +85,11 @@ export class Writer {
     const dir = resolve(options.dir);
     const path = qmpPath(dir);
     throwIfAborted(signal);
-    const child = await startDetached(dir, [
+    const command = [
       ...(diesWithUs ? ['setpriv', '--pdeathsig', 'KILL'] : []),
       ...daemonCommand(tools, path),
-    ]);
+    ];
+    const child = await startDetached(dir, command, { env: KEEP_BUFFERS, code: 'writer-failed' });
     const exited = once(child, 'exit').then(() => {});
     try {
       const client = await until(() => connectOnceReady(path, child, signal), {
