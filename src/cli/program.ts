@@ -1,6 +1,7 @@
 /** argv to a command, and what it ended with to an exit code. */
 import { Command, CommanderError, Option } from 'commander';
 import { EXIT, QmpvaultError } from '../base/errors.ts';
+import { VERSION } from '../base/version.ts';
 import { addBackup } from './commands/backup.ts';
 import { addBitmaps } from './commands/bitmaps.ts';
 import { addChain } from './commands/chain.ts';
@@ -18,7 +19,6 @@ import { folderOf } from './options.ts';
 import { Output } from './output.ts';
 import { Shell } from './shell.ts';
 import type { Surroundings } from './surroundings.ts';
-import { VERSION } from './version.ts';
 
 const COMMANDS = [
   addInit,

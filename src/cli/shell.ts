@@ -5,13 +5,13 @@ import type { Engine } from '../backup/engine.ts';
 import { QmpvaultError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { stepsFromEnvironment } from '../base/steps.ts';
+import { VERSION } from '../base/version.ts';
 import { type QemuTools, qemuTools } from '../image/tools.ts';
 import { type OperationName, type Params, type Progress, perform, type Result } from '../operations/index.ts';
 import type { Interruption } from './interruption.ts';
 import type { Output } from './output.ts';
 import { type Places, placesFrom } from './places.ts';
 import { LOG_LEVELS, type LogLevel, type Surroundings } from './surroundings.ts';
-import { VERSION } from './version.ts';
 
 /** The options that stand before or behind any command. */
 interface GlobalOptions {

@@ -2,10 +2,11 @@
  * A process that may outlive us: how it is started so that it does, found again, and ended. In its folder it keeps
  * `pid` and `log`.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { until } from '../base/deadline.ts';
 import { type ErrorCode, errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
@@ -46,6 +47,30 @@ export async function startDetached(
     return child;
   } catch (cause) {
     throw new QmpvaultError(code, `cannot start ${command[0]}: ${messageOf(cause)}`, { cause });
+  }
+}
+
+export type TalkingProcess = ChildProcessByStdio<Writable, Readable, null>;
+
+/**
+ * Starts a program that is talked to over its stdin and stdout, and that ends when its stdin does. In a session of its
+ * own, so that a terminal's Ctrl-C is ours alone to heed. @throws internal
+ */
+export async function startTalking(command: readonly [string, ...string[]]): Promise<TalkingProcess> {
+  const [program, ...args] = command;
+  try {
+    const child = spawn(program, args, {
+      detached: true,
+      cwd: '/',
+      env: { ...process.env, NODE_OPTIONS: '' },
+      stdio: ['pipe', 'pipe', 'ignore'],
+    });
+    await once(child, 'spawn');
+    // EPIPE: it has gone; that its answer does not come tells.
+    child.stdin.on('error', () => {});
+    return child;
+  } catch (cause) {
+    throw new QmpvaultError('internal', `cannot start ${program}: ${messageOf(cause)}`, { cause });
   }
 }
 

@@ -1,7 +1,7 @@
 /** Calls that are wrong, and are told so before anything is done. */
 import t from 'tap';
 import { EXIT } from '../../../src/base/errors.ts';
-import { VERSION } from '../../../src/cli/version.ts';
+import { VERSION } from '../../../src/base/version.ts';
 import { runCli } from '../../helpers/command-line.ts';
 
 const BACKUP = 'backup web1 --vault /v --qmp /q';

@@ -1,0 +1,123 @@
+/**
+ * The daemon's hand on a worker: started, or found again by a daemon that was started anew. Whatever the worker waits
+ * for, nothing here does.
+ */
+import { createConnection, type Socket } from 'node:net';
+import { createInterface } from 'node:readline';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { endOf, kill, processIn, startDetached } from '../image/detached-process.ts';
+import type { ProcessId } from '../image/process-id.ts';
+import type { Progress } from '../operations/index.ts';
+import { type Outcome, readOutcome, type Task, writeTask } from './task.ts';
+
+/** Beside this file, as source in a checkout and compiled in a package. */
+const ENTRY = fileURLToPath(
+  new URL(import.meta.url.endsWith('.ts') ? './worker-main.ts' : './worker-main.js', import.meta.url),
+);
+/** Between two tries to reach a worker that has just been started. */
+const RETRY_MS = 20;
+/** Which process was started is written down by itself, right after it began. */
+const START_MS = 10_000;
+
+export interface WorkerPlace {
+  /** Its folder, which is the daemon's alone. */
+  readonly folder: string;
+  readonly socket: string;
+}
+
+export class Worker {
+  readonly id: ProcessId;
+  /** null: it died without one, or was given up. Never rejects. */
+  readonly ended: Promise<Outcome | null>;
+  onProgress: (progress: Progress) => void = () => {};
+  readonly #place: WorkerPlace;
+  readonly #givenUp = Promise.withResolvers<null>();
+  #socket: Socket | null = null;
+  /** What was said before it could be heard: the last of each kind. */
+  readonly #unsaid = new Map<string, object>();
+
+  private constructor(id: ProcessId, place: WorkerPlace) {
+    this.id = id;
+    this.#place = place;
+    this.ended = Promise.race([this.#follow(), this.#givenUp.promise]);
+  }
+
+  /** @throws internal when no process can be started */
+  static async start(place: WorkerPlace, task: Omit<Task, 'format' | 'socket'>): Promise<Worker> {
+    await writeTask(place.folder, { ...task, format: 1, socket: place.socket });
+    const child = await startDetached(place.folder, [process.execPath, ENTRY, place.folder], {
+      // Options meant for the daemon would only slow it down, or hinder it.
+      env: { NODE_OPTIONS: '' },
+    });
+    const end = performance.now() + START_MS;
+    for (;;) {
+      const id = await processIn(place.folder);
+      if (id !== null && id.pid === child.pid) return new Worker(id, place);
+      if (child.exitCode !== null || performance.now() > end) {
+        return new Worker(id ?? { pid: 0, startTime: 0, bootId: '' }, place);
+      }
+      await delay(RETRY_MS);
+    }
+  }
+
+  /** The worker that was started in this folder, dead or alive; null if none was. */
+  static async find(place: WorkerPlace): Promise<Worker | null> {
+    const id = await processIn(place.folder);
+    return id === null ? null : new Worker(id, place);
+  }
+
+  cancel(why: string): void {
+    this.#say('cancel', { cancel: why });
+  }
+
+  setBandwidth(bytesPerSecond: number | undefined): void {
+    this.#say('bandwidth', { bandwidth: bytesPerSecond ?? null });
+  }
+
+  /** Kills it, and leaves it behind if it hangs in the kernel: then `ended` is null too. */
+  async giveUp(): Promise<void> {
+    await kill(this.id);
+    this.#givenUp.resolve(null);
+  }
+
+  /** Lets go of it; it works on. */
+  release(): void {
+    this.#socket?.destroy();
+    this.#givenUp.resolve(null);
+  }
+
+  #say(kind: string, message: object): void {
+    if (this.#socket === null) this.#unsaid.set(kind, message);
+    else this.#socket.write(`${JSON.stringify(message)}\n`);
+  }
+
+  async #follow(): Promise<Outcome | null> {
+    let over = false;
+    const death = endOf(this.id).then(() => {
+      over = true;
+    });
+    while (!over && this.#socket === null) {
+      if (!(await this.#connect())) await Promise.race([death, delay(RETRY_MS, undefined, { ref: false })]);
+    }
+    await death;
+    return readOutcome(this.#place.folder).catch(() => null);
+  }
+
+  /** @returns whether it was reached */
+  async #connect(): Promise<boolean> {
+    const socket = createConnection(this.#place.socket);
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    socket.on('connect', () => resolve(true));
+    socket.on('error', () => resolve(false));
+    if (!(await promise)) return false;
+    this.#socket = socket;
+    createInterface({ input: socket }).on('line', (line) => {
+      const { progress } = JSON.parse(line) as { progress?: Progress };
+      if (progress !== undefined) this.onProgress(progress);
+    });
+    for (const message of this.#unsaid.values()) socket.write(`${JSON.stringify(message)}\n`);
+    this.#unsaid.clear();
+    return true;
+  }
+}
