@@ -1,4 +1,4 @@
-/** Rows 3, 4 and 22: QEMU is killed in the middle of a run. */
+/** Row 22: QEMU is killed in the middle of a run. */
 import t from 'tap';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';

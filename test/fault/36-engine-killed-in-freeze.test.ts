@@ -1,5 +1,5 @@
 /**
- * Row 36 with a real guest: the engine dies, or hangs, between freeze and thaw and between stop and cont. Nobody
+ * Row 36, with a real guest: the engine dies, or hangs, between freeze and thaw and between stop and cont. Nobody
  * runs another command; the guest goes on by itself.
  */
 import { once } from 'node:events';

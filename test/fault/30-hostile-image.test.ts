@@ -1,4 +1,4 @@
-/** Somebody else can write to the NAS. Whatever is found there, no file but the chain's own is ever opened. */
+/** Row 30: somebody else can write to the NAS. Whatever is found there, no file but the chain's own is ever opened. */
 import {
   copyFileSync,
   cpSync,

@@ -1,9 +1,12 @@
-/** Row 46: QEMU runs as another user than the engine. */
+/** Row 46: QEMU runs as another user than the engine; scratch lies on the filesystem of the VM's images. */
 import { chmodSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import t from 'tap';
 import { MiB } from '../../src/base/units.ts';
+import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { backUpWithTruth, expectClean, expectTruth, testSite } from '../helpers/engine.ts';
+import { qemuVersions } from '../helpers/qemu-versions.ts';
+import { growTmpfs, smallTmpfs } from '../helpers/small-tmpfs.ts';
 import { testVm } from '../helpers/vm.ts';
 
 const NOBODY = 65534;
@@ -49,3 +52,19 @@ t.test('a VM of another user is backed up, and gets into no folder but its own',
   await expectTruth(t, site, vm, point);
   await expectClean(t, site, vm, { bitmaps: 1 });
 });
+
+for (const qemu of qemuVersions(['7.2', '11.1'])) {
+  t.test(`QEMU ${qemu}: scratch beside the VM's images is refused unless all of it fits`, async (t) => {
+    const dir = smallTmpfs(t, 64 * MiB);
+    const vm = await testVm(t, { qemu, dir, disks: [{ name: 'vda', sizeBytes: 64 * MiB }] });
+    const site = await testSite(t, {
+      bin: qemuBin(qemu),
+      scratchDir: `${dirname(vm.disk('vda').image)}/scratch`,
+    });
+    await vm.write('vda', 1, 0, 40 * MiB);
+    await t.rejects(site.backUp(vm), { code: 'scratch-full' });
+    await expectClean(t, site, vm, { bitmaps: 0 });
+    growTmpfs(dir, 256 * MiB);
+    await expectTruth(t, site, vm, await backUpWithTruth(site, vm));
+  });
+}
