@@ -1,8 +1,60 @@
 /**
  * Named steps of the engine. Every step that changes something outside the process is announced before it is
  * done. Tests stop the engine exactly there, by name and not by timing; in production nothing listens.
+ *
+ * This is the one list of them. What exists at each of them if the engine dies there, and who cleans it up, says
+ * docs/architecture.md; its tables and the tests that kill the engine at each step are held to this list.
  */
-export type ReachStep = (step: string) => Promise<void>;
+export const STEPS = {
+  /** Of a running VM. */
+  backup: [
+    'journal',
+    'staging',
+    'scratch',
+    'bitmaps',
+    'holes',
+    'moment',
+    'frozen',
+    'stopped',
+    'inserted',
+    'jobs',
+    'targets',
+    'copying',
+    'copied',
+    'synced',
+    'publish',
+    'published',
+  ],
+  /** Of a stopped VM, from its images. */
+  'offline backup': [
+    'journal',
+    'staging',
+    'bitmaps',
+    'jobs',
+    'copying',
+    'copied',
+    'identity',
+    'synced',
+    'publish',
+    'published',
+  ],
+  /** Delete, merge, prune: whatever changes points that exist. */
+  change: [
+    'delete-journal',
+    'delete-pull',
+    'delete-rewrite',
+    'delete-gathered',
+    'delete-switch',
+    'delete-commit',
+    'delete-describe',
+    'delete-remove',
+    'delete-close',
+  ],
+} as const;
+
+export type Step = (typeof STEPS)[keyof typeof STEPS][number];
+
+export type ReachStep = (step: Step) => Promise<void>;
 
 export const noSteps: ReachStep = async () => {};
 

@@ -3,6 +3,7 @@ import * as fs from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, messageOf } from '../base/errors.ts';
 import type { PointId } from '../base/ids.ts';
+import type { Step } from '../base/steps.ts';
 import { endLeftoverTools } from '../image/leftover-tools.ts';
 import type { Change, Move } from '../vault/change.ts';
 import { ioError } from '../vault/io-error.ts';
@@ -56,7 +57,7 @@ export async function resumeChange(site: ChangeSite, change: Change): Promise<Ma
 
 async function carryOut(site: ChangeSite, change: Change): Promise<Manifest[]> {
   const { folder, lease } = site;
-  const step = async (name: string, act: () => Promise<unknown>) => {
+  const step: Progress['step'] = async (name, act) => {
     await site.engine.reachStep(`delete-${name}`);
     await lease.assertHeld();
     await act();
@@ -89,8 +90,10 @@ async function carryOut(site: ChangeSite, change: Change): Promise<Manifest[]> {
   return changed;
 }
 
+type ChangeStep = Extract<Step, `delete-${string}`> extends `delete-${infer Name}` ? Name : never;
+
 interface Progress {
-  readonly step: (name: string, act: () => Promise<unknown>) => Promise<void>;
+  readonly step: (name: ChangeStep, act: () => Promise<unknown>) => Promise<void>;
   readonly reserve: Reserve;
 }
 

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import t, { type Test } from 'tap';
 import type { VmName } from '../../src/base/ids.ts';
+import { STEPS } from '../../src/base/steps.ts';
 import { KiB, MiB } from '../../src/base/units.ts';
 import { qemuTools } from '../../src/image/tools.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
@@ -72,6 +73,11 @@ async function tree(t: Test): Promise<HandMadeVault> {
 function scattered(pattern: number, fromBytes: number, count: number): Write[] {
   return Array.from({ length: count }, (_, i) => [pattern, fromBytes + i * 128 * KiB, 64 * KiB]);
 }
+
+t.test('the kinds of delete have all steps of a change between them', async (t) => {
+  const walked = new Set(KINDS.flatMap(({ steps }) => steps.map((step) => `delete-${step}`)));
+  t.strictSame([...walked].toSorted(), STEPS.change.toSorted());
+});
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
   const bin = qemuBin(qemu);
