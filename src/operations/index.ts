@@ -1,5 +1,6 @@
 /** The table of operations; each is loaded when it is first asked for. */
 import type { z } from 'zod';
+import type { ResultJson, ResultName } from '../rpc/results.ts';
 import { type OperationContext, parseParams } from './operation.ts';
 
 export type { OperationContext, Progress } from './operation.ts';
@@ -19,7 +20,13 @@ const OPERATIONS = {
   prune: () => import('./prune.ts'),
   seal: () => import('./seal.ts'),
   stats: () => import('./stats.ts'),
-};
+} satisfies Partial<{ [N in ResultName]: () => Promise<Operation<N>> }>;
+
+/** What it answers is what src/rpc/results.ts promises. */
+interface Operation<N extends ResultName> {
+  readonly params: z.ZodType;
+  readonly run: (params: never, context: OperationContext) => Promise<ResultJson<N>>;
+}
 
 export type OperationName = keyof typeof OPERATIONS;
 type ModuleOf<N extends OperationName> = Awaited<ReturnType<(typeof OPERATIONS)[N]>>;
