@@ -28,6 +28,7 @@ export const CODES = {
   'name-invalid': [EXIT.usage, -32001, 'a name of a VM, disk or point that cannot stand in a path'],
   'path-too-long': [EXIT.usage, -32002, 'a unix socket path of more than 107 bytes'],
   'target-exists': [EXIT.usage, -32003, 'a restore target exists and force was not given'],
+  'config-invalid': [EXIT.usage, -32009, 'the configuration cannot be read or says what is not allowed'],
   'target-unfit': [EXIT.usage, -32004, 'a restore target cannot take the disk'],
 
   'vault-missing': [EXIT.missing, -32010, 'no vault at this path'],
@@ -54,6 +55,7 @@ export const CODES = {
   'scratch-full': [EXIT.run, -32037, 'scratch space ran out, or would'],
   'sync-failed': [EXIT.run, -32038, 'fsync failed: what was written may be lost'],
   'restore-failed': [EXIT.run, -32039, 'a restore could not be completed'],
+  'state-unwritable': [EXIT.run, -32041, 'the state folder of this host cannot be written'],
   'guard-failed': [EXIT.run, -32040, 'the process that guards a pause did not start, died, or had to act'],
 
   'vault-full': [EXIT.vault, -32050, 'no space left in the vault'],

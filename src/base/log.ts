@@ -6,3 +6,6 @@ export interface Log {
 }
 
 export const silent: Log = { debug() {}, info() {}, warn() {} };
+
+export const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];

@@ -1,4 +1,4 @@
-/** Sizes and rates as people write them, to and from bytes. */
+/** Sizes, rates and durations as people write them, to and from bytes and milliseconds. */
 import { QmpvaultError } from './errors.ts';
 
 export const KiB = 1024;
@@ -48,4 +48,17 @@ export function formatBytes(bytes: number): string {
   }
   if (unit === 'B' || value >= 100) return `${Math.round(value)} ${unit}`;
   return `${value.toFixed(value >= 10 ? 1 : 2)} ${unit}`;
+}
+
+const MS_PER = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+
+/** `90s`, `15m`, `1.5h` to milliseconds. @throws usage */
+export function parseDuration(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(text.trim());
+  const ms = Math.round(Number(match?.[1]) * MS_PER[match?.[2] as keyof typeof MS_PER]);
+  if (Number.isSafeInteger(ms)) return ms;
+  throw new QmpvaultError(
+    'usage',
+    `'${text}' is no duration: write a number with ms, s, m, h or d, such as 90s`,
+  );
 }

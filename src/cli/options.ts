@@ -51,6 +51,10 @@ export function folderOf(text: string): string {
   return absolute(text, 'a folder');
 }
 
+export function fileOf(text: string): string {
+  return absolute(text, 'a file');
+}
+
 export function socketOf(text: string): string {
   return absolute(text, 'a socket');
 }

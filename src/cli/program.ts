@@ -5,6 +5,7 @@ import { VERSION } from '../base/version.ts';
 import { addBackup } from './commands/backup.ts';
 import { addBitmaps } from './commands/bitmaps.ts';
 import { addChain } from './commands/chain.ts';
+import { addConfig } from './commands/config.ts';
 import { addDelete } from './commands/delete.ts';
 import { addInit } from './commands/init.ts';
 import { addInspect } from './commands/inspect.ts';
@@ -33,6 +34,7 @@ const COMMANDS = [
   addProtect,
   addDelete,
   addPrune,
+  addConfig,
 ];
 
 /** Runs one command. Never throws. @param argv without the names of node and script @returns the exit code */

@@ -3,7 +3,7 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { Engine } from '../backup/engine.ts';
 import { QmpvaultError } from '../base/errors.ts';
-import type { Log } from '../base/log.ts';
+import { LOG_LEVELS, type Log, type LogLevel } from '../base/log.ts';
 import { stepsFromEnvironment } from '../base/steps.ts';
 import { VERSION } from '../base/version.ts';
 import { type QemuTools, qemuTools } from '../image/tools.ts';
@@ -11,7 +11,7 @@ import { type OperationName, type Params, type Progress, perform, type Result } 
 import type { Interruption } from './interruption.ts';
 import type { Output } from './output.ts';
 import { type Places, placesFrom } from './places.ts';
-import { LOG_LEVELS, type LogLevel, type Surroundings } from './surroundings.ts';
+import type { Surroundings } from './surroundings.ts';
 
 /** The options that stand before or behind any command. */
 interface GlobalOptions {
