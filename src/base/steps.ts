@@ -50,6 +50,18 @@ export const STEPS = {
     'delete-remove',
     'delete-close',
   ],
+  /** Of the daemon's record of a run: it is about to be written that. */
+  record: [
+    'run-queued',
+    'run-started',
+    'run-noted',
+    'run-cancel-requested',
+    'run-finished',
+    'run-failed',
+    'run-stopped',
+    'run-postponed',
+    'run-lost',
+  ],
 } as const;
 
 export type Step = (typeof STEPS)[keyof typeof STEPS][number];
