@@ -8,8 +8,8 @@ import { type Disk, type Disks, hasIothread, listDisks } from './disks.ts';
 import { type VmProcess, vmProcessOf } from './vm-process.ts';
 
 const StatusReply = z.object({ status: z.string() });
-const NameReply = z.object({ name: z.string().optional() });
-const UuidReply = z.object({ UUID: z.string() });
+export const NameReply = z.object({ name: z.string().optional() });
+export const UuidReply = z.object({ UUID: z.string() });
 const JobsReply = z.array(z.object({ id: z.string() }));
 const MigrateReply = z.object({ status: z.string().optional() });
 
@@ -165,7 +165,7 @@ export class Vm implements AsyncDisposable {
   }
 }
 
-async function connectClient(
+export async function connectClient(
   path: string,
   timeoutMs: number,
   signal: AbortSignal | undefined,
