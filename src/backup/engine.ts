@@ -14,6 +14,8 @@ export interface Engine {
   readonly runtimeDir: string;
   /** The guest's old data while a run reads. On a filesystem of its own it can never fill up the VM's. */
   readonly scratchDir: string;
+  /** For all runs of this host together; without it only the filesystem's own end counts. */
+  readonly scratchLimitBytes?: number | undefined;
   readonly tools: QemuTools;
   readonly version: string;
   readonly log: Log;

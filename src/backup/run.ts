@@ -198,7 +198,7 @@ export class Run {
       watchers: [
         (signal) =>
           watchMainLoop(site.vm.client, signal, async () => {
-            if (snapshot) await refuseFullScratch(site.folders.scratch);
+            if (snapshot) await refuseFullScratch(site.folders.scratch, engine.scratchLimitBytes);
           }),
       ],
     });

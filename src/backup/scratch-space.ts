@@ -3,8 +3,9 @@
  * guest: there the run begins only if all of it fits, and everywhere it ends before the filesystem is full.
  */
 import { readdir, stat, statfs } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { QmpvaultError } from '../base/errors.ts';
+import { NODE_PREFIX } from '../base/ids.ts';
 import { formatBytes } from '../base/units.ts';
 import type { Disk } from '../vm/disks.ts';
 
@@ -42,10 +43,36 @@ export async function refuseWithoutScratch(folder: string, disks: readonly Disk[
   );
 }
 
-/** To be asked again and again during a run. @throws scratch-full while the guest still has room */
-export async function refuseFullScratch(folder: string): Promise<void> {
+/**
+ * To be asked again and again during a run.
+ * @param limitBytes of all runs of this host together
+ * @throws scratch-full while the guest still has room
+ */
+export async function refuseFullScratch(folder: string, limitBytes?: number): Promise<void> {
   const { freeBytes, reserveBytes } = await spaceOf(folder);
-  if (freeBytes > reserveBytes) return;
+  const isFull = freeBytes <= reserveBytes;
+  const allBytes = limitBytes === undefined ? 0 : await usedByRuns(dirname(folder));
+  if (!isFull && allBytes <= (limitBytes ?? 0)) return;
+  const usedBytes = await usedIn(folder);
+  const why = isFull
+    ? `is running out: ${formatBytes(freeBytes)} free`
+    : `has reached its limit of ${formatBytes(limitBytes ?? 0)}: ${formatBytes(allBytes)} in use`;
+  throw new QmpvaultError(
+    'scratch-full',
+    `scratch in ${folder} ${why}, this run uses ${formatBytes(usedBytes)}. The run was ended so that the guest is not harmed.`,
+    { details: { folder, freeBytes, reserveBytes, usedBytes, limitBytes: limitBytes ?? null } },
+  );
+}
+
+async function usedByRuns(scratch: string): Promise<number> {
+  const names = await readdir(scratch).catch(() => []);
+  const used = await Promise.all(
+    names.filter((name) => name.startsWith(NODE_PREFIX)).map((name) => usedIn(join(scratch, name))),
+  );
+  return used.reduce((sum, bytes) => sum + bytes, 0);
+}
+
+async function usedIn(folder: string): Promise<number> {
   const names = await readdir(folder).catch(() => []);
   const sizes = await Promise.all(
     names.map((name) =>
@@ -55,12 +82,7 @@ export async function refuseFullScratch(folder: string): Promise<void> {
       ),
     ),
   );
-  const usedBytes = sizes.reduce((sum, bytes) => sum + bytes, 0);
-  throw new QmpvaultError(
-    'scratch-full',
-    `scratch in ${folder} is running out: ${formatBytes(freeBytes)} free, this run uses ${formatBytes(usedBytes)}. The run was ended so that the guest is not harmed.`,
-    { details: { folder, freeBytes, reserveBytes, usedBytes } },
-  );
+  return sizes.reduce((sum, bytes) => sum + bytes, 0);
 }
 
 async function spaceOf(folder: string): Promise<{ freeBytes: number; reserveBytes: number }> {

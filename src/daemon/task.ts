@@ -15,7 +15,12 @@ const taskSchema = z.object({
   operation: z.enum(OPERATION_NAMES as [OperationName, ...OperationName[]]),
   params: z.record(z.string(), z.unknown()),
   socket: z.string(),
-  places: z.object({ stateDir: z.string(), runtimeDir: z.string(), scratchDir: z.string() }),
+  places: z.object({
+    stateDir: z.string(),
+    runtimeDir: z.string(),
+    scratchDir: z.string(),
+    scratchLimitBytes: z.number().optional(),
+  }),
   qemuBin: z.string().nullable(),
   logLevel: z.string(),
 });

@@ -30,16 +30,30 @@ export async function isListening(socket: string): Promise<boolean> {
   return (await listeningInodes(socket)).size > 0;
 }
 
-/** /proc/net/unix: `Num RefCount Protocol Flags Type St Inode Path`; __SO_ACCEPTCON is 0x10000. */
-async function listeningInodes(socket: string): Promise<Set<string>> {
-  const paths = new Set([socket, await realpath(socket).catch(() => socket)]);
-  const lines = (await readFile('/proc/net/unix', 'utf8')).split('\n');
-  return new Set(
-    lines.flatMap((line) => {
-      const [, , , flags, , , inode, ...path] = line.split(/ +/);
-      return flags === '00010000' && inode !== undefined && paths.has(path.join(' ')) ? [inode] : [];
+/** Those of the paths on which some process listens. Connects to none of them. */
+export async function listeningAmong(sockets: readonly string[]): Promise<Set<string>> {
+  const listening = new Set((await listeners()).map(({ path }) => path));
+  const found = await Promise.all(
+    sockets.map(async (socket) => {
+      const paths = [socket, await realpath(socket).catch(() => socket)];
+      return paths.some((path) => listening.has(path)) ? [socket] : [];
     }),
   );
+  return new Set(found.flat());
+}
+
+async function listeningInodes(socket: string): Promise<Set<string>> {
+  const paths = new Set([socket, await realpath(socket).catch(() => socket)]);
+  return new Set((await listeners()).flatMap(({ inode, path }) => (paths.has(path) ? [inode] : [])));
+}
+
+/** /proc/net/unix: `Num RefCount Protocol Flags Type St Inode Path`; __SO_ACCEPTCON is 0x10000. */
+async function listeners(): Promise<{ inode: string; path: string }[]> {
+  const lines = (await readFile('/proc/net/unix', 'utf8')).split('\n');
+  return lines.flatMap((line) => {
+    const [, , , flags, , , inode, ...path] = line.split(/ +/);
+    return flags === '00010000' && inode !== undefined ? [{ inode, path: path.join(' ') }] : [];
+  });
 }
 
 /** Those that look like a QEMU first: a host may run thousands of others. */

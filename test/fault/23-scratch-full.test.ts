@@ -1,5 +1,7 @@
 /** Row 23: scratch space runs out. */
 import t from 'tap';
+import { backUp } from '../../src/backup/backup.ts';
+import { vmName } from '../../src/base/ids.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { backUpWithTruth, expectClean, expectTruth, testSite } from '../helpers/engine.ts';
@@ -23,6 +25,21 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     };
     await t.rejects(site.backUp(vm, { bandwidth: 8 * MiB, steps }), { code: 'scratch-full' });
     t.strictSame((await writer.stop()).errors, [], 'no write of the guest failed');
+    await expectClean(t, site, vm, { bitmaps: 1 });
+
+    let isFull = false;
+    const fill = async (step: string) => {
+      if (step !== 'copying') return;
+      isFull = true;
+      await vm.write('vda', 3, 64 * MiB, 8 * MiB);
+    };
+    const limited = { ...site.engine, reachStep: fill, scratchLimitBytes: 2 * MiB };
+    const request = { vm: vmName('vm1'), qmp: vm.qmpSocket, quiesce: 'auto', fullEvery: 10 } as const;
+    await t.rejects(backUp(limited, site.vault, { ...request, bandwidth: 8 * MiB }, {}), {
+      code: 'scratch-full',
+      details: { limitBytes: 2 * MiB },
+    });
+    t.ok(isFull, 'the limit was reached');
     await expectClean(t, site, vm, { bitmaps: 1 });
 
     const second = await backUpWithTruth(site, vm);
