@@ -1,6 +1,7 @@
 /** The disks of one run: what each one's file stands on, how it is made, and how it gets its contents. */
 import { QmpvaultError } from '../base/errors.ts';
 import { newBitmapName } from '../base/ids.ts';
+import { nbdLink } from '../base/nbd-link.ts';
 import { createImage, rebaseImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
 import { backingLinkTo } from '../vault/links.ts';
@@ -8,7 +9,6 @@ import type { Staging } from '../vault/staging.ts';
 import type { Vault } from '../vault/vault.ts';
 import { GRANULARITY_BYTES, newPattern } from '../vm/bitmaps.ts';
 import type { Disk } from '../vm/disks.ts';
-import { nbdLink } from '../vm/snapshot.ts';
 import type { DiskPlan, Plan } from './plan.ts';
 import { type RunFolders, vmNbdSocket } from './run-folders.ts';
 import type { RunDisk } from './site.ts';

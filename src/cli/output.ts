@@ -14,6 +14,7 @@ export class Output {
   readonly #stdout: Writable;
   readonly #stderr: Surroundings['stderr'];
   #bars: ProgressBars | undefined;
+  #hasResult = false;
 
   constructor({ stdout, stderr }: Pick<Surroundings, 'stdout' | 'stderr'>, isJson: boolean) {
     this.isJson = isJson;
@@ -23,7 +24,7 @@ export class Output {
     for (const stream of [stdout, stderr]) stream.on('error', () => {});
   }
 
-  /** The end of a command that did what it should. @throws what writing to stdout failed with, but EPIPE */
+  /** What a command that did what it should has to say, once. @throws what writing to stdout failed with, but EPIPE */
   async result({
     json,
     text,
@@ -33,13 +34,14 @@ export class Output {
     text: string;
     warnings?: readonly string[];
   }): Promise<void> {
+    this.#hasResult = true;
     if (!this.isJson) for (const warning of warnings) this.note(`warning: ${warning}`);
     await write(this.#stdout, this.isJson ? `${JSON.stringify(json, null, 2)}\n` : text);
   }
 
-  /** The end of a command that did not. @returns its exit code */
+  /** The end of a command that did not, perhaps after it began to. @returns its exit code */
   async fail(error: unknown): Promise<number> {
-    if (this.isJson) {
+    if (this.isJson && !this.#hasResult) {
       // Nothing is left to be told when this cannot be written: the exit code says it all.
       await write(this.#stdout, `${JSON.stringify({ error: errorJson(error) }, null, 2)}\n`).catch(() => {});
     } else {

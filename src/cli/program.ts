@@ -13,6 +13,7 @@ import { addList } from './commands/list.ts';
 import { addProtect } from './commands/protect.ts';
 import { addPrune } from './commands/prune.ts';
 import { addRestore } from './commands/restore.ts';
+import { addServeNbd } from './commands/serve-nbd.ts';
 import { addShow } from './commands/show.ts';
 import { addVerify } from './commands/verify.ts';
 import { Interruption } from './interruption.ts';
@@ -30,6 +31,7 @@ const COMMANDS = [
   addShow,
   addChain,
   addRestore,
+  addServeNbd,
   addVerify,
   addProtect,
   addDelete,

@@ -19,10 +19,12 @@ interface GlobalOptions {
   readonly qemuBin?: string;
 }
 
-interface Doing {
+interface Doing<N extends OperationName> {
   /** In words, for whoever interrupts it: `the backup of web1`. */
   readonly doing: string;
   readonly onProgress?: (progress: Progress) => void;
+  /** Of one that lasts until it is interrupted. */
+  readonly onReady?: (result: Result<N>) => void;
 }
 
 export class Shell {
@@ -47,7 +49,7 @@ export class Shell {
     command: Command,
     name: N,
     params: Omit<Params<N>, 'vault'>,
-    { doing, onProgress }: Doing,
+    { doing, onProgress, onReady }: Doing<N>,
   ): Promise<Result<N>> {
     this.interruption.doing(doing);
     const { vault } = command.opts<{ vault?: string }>();
@@ -56,6 +58,7 @@ export class Shell {
       engine: this.#engine(command),
       signal,
       onProgress,
+      onReady: onReady as ((result: object) => void) | undefined,
     });
   }
 

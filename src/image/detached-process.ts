@@ -102,3 +102,9 @@ export async function kill(id: ProcessId): Promise<void> {
     // It has gone by itself meanwhile, or hangs in the kernel: it will do no more than end.
   }
 }
+
+/** Whether the process that was started in this folder lives; null if none was started there yet. */
+export async function isAliveIn(dir: string): Promise<boolean | null> {
+  const id = await processIn(dir);
+  return id === null ? null : isAlive(id);
+}

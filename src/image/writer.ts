@@ -32,7 +32,7 @@ interface Bound {
   readonly timeoutMs?: number | undefined;
 }
 
-const NODE_PREFIX = 'target-';
+const NODE_PREFIX = 'image-';
 const COMMAND_MS = 30_000;
 /** Before connecting again while it starts. */
 const GREETING_MS = 1_000;
@@ -64,7 +64,7 @@ export class Writer {
   readonly #client: QmpClient;
   /** Resolves when the process has ended, however it did. */
   readonly exited: Promise<void>;
-  readonly #targets: { readonly node: string; readonly name: string }[] = [];
+  readonly #served: { readonly node: string; readonly name: string; readonly writable: boolean }[] = [];
 
   private constructor(dir: string, id: ProcessId, client: QmpClient, exited: Promise<void>) {
     this.#dir = dir;
@@ -147,7 +147,7 @@ export class Writer {
 
   /** Opens a target for writing. @returns the name of its node @throws writer-failed, cancelled */
   async addTarget({ name, path }: WriterTarget, bound: Bound = {}): Promise<string> {
-    const node = `${NODE_PREFIX}${this.#targets.length}`;
+    const node = this.#nextNode();
     let refusal: unknown;
     for (const mode of FILE_MODES) {
       const file = { driver: 'file', filename: resolve(path), discard: 'unmap', ...mode };
@@ -162,7 +162,7 @@ export class Writer {
       };
       try {
         await this.#run('blockdev-add', image, `open ${path}`, bound);
-        this.#targets.push({ node, name });
+        this.#served.push({ node, name, writable: true });
         return node;
       } catch (error) {
         if (!(error instanceof QmpvaultError && error.cause instanceof QmpCommandError)) throw error;
@@ -172,18 +172,30 @@ export class Writer {
     throw refusal;
   }
 
+  /** Opens an image of the vault for reading, with all its backing files: the caller has looked at their headers. */
+  async addSource({ name, path }: WriterTarget, bound: Bound = {}): Promise<void> {
+    const node = this.#nextNode();
+    const file = { driver: 'file', filename: resolve(path) };
+    const image = { driver: 'qcow2', 'node-name': node, 'read-only': true, file };
+    await this.#run('blockdev-add', image, `open ${path}`, bound);
+    this.#served.push({ node, name, writable: false });
+  }
+
   /**
-   * Serves all targets, writable, over NBD on a unix socket. Whoever may enter the socket's folder may connect:
-   * the VM usually has another uid. @throws writer-failed, path-too-long, cancelled
+   * Serves what was added, targets writable, over NBD on a unix socket.
+   * @param options.mode of the socket. Whoever may enter the folder of a VM's own may connect: the VM usually has
+   *   another uid
+   * @throws writer-failed, path-too-long, cancelled
    */
-  async serve(options: { socketPath: string } & Bound): Promise<void> {
+  async serve(options: { socketPath: string; mode?: number } & Bound): Promise<void> {
+    const { mode = 0o666 } = options;
     const path = socketPath(resolve(options.socketPath));
     const addr = { type: 'unix', data: { path } };
     await this.#run('nbd-server-start', { addr }, `serve NBD on ${path}`, options);
-    await chmod(path, 0o666);
-    for (const { node, name } of this.#targets) {
-      const target = { type: 'nbd', id: node, 'node-name': node, name, writable: true };
-      await this.#run('block-export-add', target, `export ${name}`, options);
+    await chmod(path, mode);
+    for (const { node, name, writable } of this.#served) {
+      const image = { type: 'nbd', id: node, 'node-name': node, name, writable };
+      await this.#run('block-export-add', image, `export ${name}`, options);
     }
   }
 
@@ -216,6 +228,10 @@ export class Writer {
   async stopServing(bound: Bound = {}): Promise<void> {
     const exports = (await this.#run('query-block-exports', {}, 'list its exports', bound)) as unknown[];
     if (exports.length > 0) await this.#run('nbd-server-stop', {}, 'stop serving', bound);
+  }
+
+  #nextNode(): string {
+    return `${NODE_PREFIX}${this.#served.length}`;
   }
 
   async #refuseFailedTables(): Promise<void> {

@@ -14,6 +14,7 @@ const OPERATIONS = {
   show: () => import('./show.ts'),
   chain: () => import('./chain.ts'),
   restore: () => import('./restore.ts'),
+  serve: () => import('./serve.ts'),
   verify: () => import('./verify.ts'),
   protect: () => import('./protect.ts'),
   delete: () => import('./delete.ts'),

@@ -23,6 +23,8 @@ export interface OperationContext {
   readonly engine: Engine;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Of one that lasts until it is cancelled: what it will answer, as soon as it is at work. */
+  readonly onReady?: ((result: object) => void) | undefined;
   /** Bytes per second, where that changes while the operation is under way; in place of its parameter. */
   readonly bandwidth?: (() => number | undefined) | undefined;
 }

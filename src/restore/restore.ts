@@ -9,16 +9,9 @@ import { codeOf, errnoOf, errorJson, messageOf, QmpvaultError } from '../base/er
 import type { DiskName } from '../base/ids.ts';
 import { convertImage, measureImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
-import type { PointListing } from '../vault/points.ts';
 import type { Vault } from '../vault/vault.ts';
-import { checkChain, realFolder } from './chain-check.ts';
-import {
-  type DiskPlan,
-  planRestore,
-  type RestoreFormat,
-  type RestoreRequest,
-  selectPoint,
-} from './restore-plan.ts';
+import { OpenPoint } from './open-point.ts';
+import { type DiskPlan, planRestore, type RestoreFormat, type RestoreRequest } from './restore-plan.ts';
 import { makeFolder, surveyTarget, Target, targetError } from './target.ts';
 import { type Need, oversize, refuseTooSmall } from './target-space.ts';
 
@@ -44,9 +37,6 @@ export interface RestoreResult {
   readonly warnings: readonly string[];
 }
 
-/** How long a change of the VM's points that is under way is waited for. */
-const CHANGE_MS = 30_000;
-
 /** A disk's plan after everything that it names was looked at. */
 interface Job extends DiskPlan, Need {
   readonly source: string;
@@ -65,46 +55,25 @@ export async function restorePoint(
   control: RestoreControl = {},
 ): Promise<RestoreResult> {
   const { signal } = control;
-  const vm = vault.vm(request.vm);
-  if (!(await vm.exists())) {
-    throw new QmpvaultError('vm-unknown', `the vault ${vault.path} has no VM ${vm.name}`, {
-      details: { vault: vault.path, vm: vm.name },
-    });
-  }
-  const folder = await realFolder(vm);
-  const reader = await vm.registerReader({ what: 'a restore', waitMs: CHANGE_MS, signal });
-  try {
-    const listing = await vm.points();
-    const plans = planRestore(listing, selectPoint(listing, request.point), request);
-    const jobs = await prepare(tools, vault, folder, plans, request, signal);
-    await write(tools, jobs, request.format, control, () => reader.assertRegistered());
-    return {
-      restored: jobs.map(({ disk, target, virtualSizeBytes }) => ({ disk, path: target, virtualSizeBytes })),
-      warnings: [
-        ...warnOfUnreadable(listing, request.point),
-        ...jobs.flatMap((job) => oversize(job, request.format) ?? []),
-      ],
-    };
-  } finally {
-    // The entry of a reader that cannot be removed lapses by itself.
-    await reader.close().catch(() => {});
-  }
+  await using open = await OpenPoint.open(vault, request, { what: 'a restore', signal });
+  const plans = await open.check(planRestore(open.listing, open.point, request));
+  const jobs = await prepare(tools, vault, plans, request, signal);
+  await write(tools, jobs, request.format, control, () => open.reader.assertRegistered());
+  return {
+    restored: jobs.map(({ disk, target, virtualSizeBytes }) => ({ disk, path: target, virtualSizeBytes })),
+    warnings: [...open.warnings, ...jobs.flatMap((job) => oversize(job, request.format) ?? [])],
+  };
 }
 
-/** All chains first, since only then may qemu-img see the images. */
 async function prepare(
   tools: QemuTools,
   vault: Vault,
-  folder: string,
-  plans: readonly DiskPlan[],
+  plans: readonly (DiskPlan & { readonly source: string })[],
   { force = false, format }: RestoreRequest,
   signal: AbortSignal | undefined,
 ): Promise<Job[]> {
-  const checked: (DiskPlan & { source: string })[] = [];
-  for (const plan of plans) checked.push({ ...plan, source: await checkChain(folder, plan) });
-
   const jobs: Job[] = [];
-  for (const plan of checked) {
+  for (const plan of plans) {
     const site = await surveyTarget(tools, { path: plan.target, force, vaultPath: vault.path });
     const { requiredBytes } = await measureImage(tools, { path: plan.source, format: 'qcow2' }, { signal });
     jobs.push({ ...plan, site, requiredBytes });
@@ -181,13 +150,5 @@ function withHalfWritten(error: unknown, targets: readonly Target[]): unknown {
     codeOf(error),
     `${messageOf(error)}. Not complete, and not what it held before: ${devices.join(', ')}.`,
     { details: { ...errorJson(error).details, devices }, cause: error },
-  );
-}
-
-/** Which point is the latest is uncertain then. */
-function warnOfUnreadable({ broken }: PointListing, selector: string): string[] {
-  if (selector !== 'latest') return [];
-  return broken.map(
-    ({ id, error }) => `the point ${id} cannot be read and was passed over: ${error.message}`,
   );
 }

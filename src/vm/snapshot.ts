@@ -86,8 +86,3 @@ export async function exportNode(
     name,
   });
 }
-
-/** How such an export is named in a backing link. */
-export function nbdLink(socket: string, name: string): string {
-  return `nbd+unix:///${encodeURIComponent(name)}?socket=${encodeURI(socket)}`;
-}

@@ -1,0 +1,27 @@
+/** Showing the disks of a restore point over NBD, read-only, until it is cancelled. */
+import { z } from 'zod';
+import { servePoint } from '../restore/serve.ts';
+import {
+  type OperationContext,
+  openVault,
+  selectorParam,
+  socketParam,
+  vaultParam,
+  vmParam,
+} from './operation.ts';
+
+export const params = z.strictObject({
+  vault: vaultParam,
+  vm: vmParam,
+  point: selectorParam,
+  socket: socketParam.optional().describe('where to serve'),
+});
+
+/** @throws as servePoint and openVault */
+export async function run({ vault, ...request }: z.output<typeof params>, context: OperationContext) {
+  const { engine, signal = new AbortController().signal, onReady } = context;
+  return servePoint(engine, await openVault(vault, context), request, {
+    signal,
+    onServing: (served) => onReady?.(served),
+  });
+}
