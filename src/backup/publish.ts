@@ -43,10 +43,12 @@ interface Unpublished {
 
 /** @throws sync-failed, image-invalid, lease-lost, vault-full, … ; published only if it returns */
 export async function publish(context: PublishContext, made: Unpublished): Promise<Manifest> {
-  const { engine, folder, lease, control } = context;
+  const { engine, vault, folder, lease, control } = context;
   const { staging, disks } = made;
   await staging.sync();
   await engine.reachStep('synced');
+  // Of a NAS that went away qemu-img would say that its images are damaged.
+  await vault.assertPresent();
   const described = await Promise.all(
     disks.map(async (disk) => {
       await refuseUnfinished(engine.tools, staging.diskPath(disk.file), control.signal);

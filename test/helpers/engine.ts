@@ -47,6 +47,15 @@ export async function testSite(
   const vault = await initVault(options.vault ?? join(dir, 'nas'), {
     memory: new VaultMemory(engine.stateDir),
   });
+  return siteAt(dir, engine, vault);
+}
+
+/** The same engine with another vault, or with the same in another place. */
+export function withVault({ dir, engine }: TestSite, vault: Vault): TestSite {
+  return siteAt(dir, engine, vault);
+}
+
+function siteAt(dir: string, engine: Engine, vault: Vault): TestSite {
   return {
     dir,
     engine,

@@ -72,22 +72,6 @@ t.test('a restore that is cancelled leaves what it was to replace', async (t) =>
   t.same(readdirSync(dir), ['vda']);
 });
 
-t.test('while a restore reads, nobody may change the points', async (t) => {
-  const controller = new AbortController();
-  const { promise: halfWay, resolve } = Promise.withResolvers<void>();
-  const restoring = restorePoint(stuckQemuImg(t), made.vault, ask({ dir: join(tempDir(t), 'out') }), {
-    signal: controller.signal,
-    onProgress: ({ disks }) => disks[0]?.fraction === 0.5 && resolve(),
-  });
-  t.teardown(() => controller.abort());
-  await halfWay;
-  await using lease = await vm.acquireLease({ what: 'a test' });
-  await t.rejects(vm.waitForReaders(lease), { code: 'vault-locked' });
-  controller.abort();
-  await t.rejects(restoring, { code: 'cancelled' });
-  await vm.waitForReaders(lease);
-});
-
 t.test('a restore that a tool fails leaves nothing', async (t) => {
   const dir = tempDir(t);
   const failing = { ...tools, qemuImg: join(dir, 'no-such-qemu-img') };

@@ -4,7 +4,6 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -20,7 +19,6 @@ import { qemuTools } from '../../src/image/tools.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
 import type { RestoreRequest, RestoreTarget } from '../../src/restore/restore-plan.ts';
 import type { Change, Move } from '../../src/vault/change.ts';
-import { VaultMemory } from '../../src/vault/memory.ts';
 import { openVault } from '../../src/vault/vault.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { contentsOf, HandMadeVault } from '../helpers/hand-made-vault.ts';
@@ -166,17 +164,6 @@ t.test('progress is told for every disk, up to its end', async (t) => {
   t.equal(told[0], 'vda 0, vdb 0');
   t.ok(told.includes('vda 1, vdb 0'));
   t.equal(told.at(-1), 'vda 1, vdb 1');
-});
-
-t.test('a vault restores wherever it is moved to, on a host that never saw it', async (t) => {
-  const made = await HandMadeVault.withChain(t);
-  const moved = join(made.dir, 'moved elsewhere');
-  renameSync(made.vault.path, moved);
-  const vault = await openVault(moved, { memory: new VaultMemory(join(made.dir, 'other-state')) });
-  const { restored } = await restorePoint(tools, vault, ask({ dir: join(made.dir, 'out') }));
-  for (const { disk, path } of restored) {
-    t.ok((await contentsOf(t, path, 'qcow2')).equals(made.truth('p3', disk)));
-  }
 });
 
 t.test('a vault that is mounted read-only restores', async (t) => {
