@@ -30,11 +30,19 @@ export const CODES = {
   'target-exists': [EXIT.usage, -32003, 'a restore target exists and force was not given'],
   'config-invalid': [EXIT.usage, -32009, 'the configuration cannot be read or says what is not allowed'],
   'target-unfit': [EXIT.usage, -32004, 'a restore target cannot take the disk'],
+  'request-conflict': [EXIT.usage, -32005, 'this requestId stands for another wish already'],
+  'socket-unfit': [EXIT.usage, -32006, 'the RPC socket cannot be served at this path, or not for this group'],
+  'rpc-no-json': [EXIT.usage, -32700, 'a line that is no JSON, or too long'],
+  'rpc-no-request': [EXIT.usage, -32600, 'JSON that is no request of JSON-RPC 2.0'],
+  'method-unknown': [EXIT.usage, -32601, 'no such method'],
 
   'vault-missing': [EXIT.missing, -32010, 'no vault at this path'],
   'vm-unknown': [EXIT.missing, -32011, 'no such VM'],
   'point-unknown': [EXIT.missing, -32012, 'no such restore point'],
   'disk-unknown': [EXIT.missing, -32013, 'no such disk'],
+  'run-unknown': [EXIT.missing, -32014, 'no such run, or it ended so long ago that it is forgotten'],
+  'export-unknown': [EXIT.missing, -32015, 'nothing is served under this id'],
+  'vault-unknown': [EXIT.missing, -32016, 'no vault of this name in the configuration'],
 
   'vm-unreachable': [EXIT.vm, -32020, 'nothing answers on the QMP socket'],
   'vm-busy': [EXIT.vm, -32021, 'the QMP socket is in use, or a job of somebody else runs on a disk'],
@@ -44,6 +52,7 @@ export const CODES = {
   'vm-left-unclean': [EXIT.vm, -32025, 'something of ours is left in the VM and could not be removed'],
   'vm-nbd-taken': [EXIT.vm, -32027, 'the NBD server of the VM serves somebody else'],
   'vm-agent': [EXIT.vm, -32026, 'the guest agent did not do what was required'],
+  'run-busy': [EXIT.vm, -32028, 'another run of this VM is queued or at work'],
 
   'run-failed': [EXIT.run, -32030, 'a block job failed'],
   'run-stalled': [EXIT.run, -32031, 'a job made no progress: the NAS hangs'],
@@ -74,6 +83,16 @@ export const CODES = {
   'point-exists': [EXIT.refused, -32072, 'refused: a point of this name exists, or existed'],
 
   cancelled: [EXIT.cancelled, -32080, 'cancelled'],
+
+  'daemon-unreachable': [EXIT.unexpected, -32081, 'no daemon answers on its socket; nothing was asked'],
+  'daemon-busy': [
+    EXIT.unexpected,
+    -32082,
+    'too many clients, requests or subscriptions: refused, nothing was done',
+  ],
+  'daemon-stopping': [EXIT.unexpected, -32083, 'the daemon ends, no run begins any more'],
+  'daemon-lost': [EXIT.run, -32084, 'the connection to the daemon ended before the answer: done or not done'],
+  'daemon-timeout': [EXIT.run, -32085, 'the daemon did not answer in time: done or not done'],
 
   // qmp/errors.ts
   'qmp-connect': [EXIT.vm, -32090, 'cannot connect to a QMP socket'],

@@ -2,17 +2,15 @@
 import { z } from 'zod';
 import { backUp } from '../backup/backup.ts';
 import { codeOf } from '../base/errors.ts';
+import { diskParam, newPointParam, quiesceParam, vmParam } from '../rpc/params.ts';
 import { VaultMemory } from '../vault/memory.ts';
 import { initVault, type Vault } from '../vault/vault.ts';
 import {
-  diskParam,
   imagesParam,
-  newPointParam,
   type OperationContext,
   openVaultToChange,
   socketParam,
   vaultParam,
-  vmParam,
 } from './operation.ts';
 import { pointJson } from './point-json.ts';
 
@@ -24,7 +22,7 @@ export const params = z.strictObject({
   qmp: socketParam.optional(),
   agent: socketParam.optional(),
   images: imagesParam.optional(),
-  quiesce: z.enum(['auto', 'required', 'off']).default('auto'),
+  quiesce: quiesceParam.default('auto'),
   full: z.boolean().optional(),
   fullEvery: z.int().default(10),
   exclude: z.array(diskParam).optional(),

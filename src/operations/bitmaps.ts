@@ -1,7 +1,8 @@
 /** The dirty bitmaps of a running VM. */
 import { z } from 'zod';
 import { vmBitmaps } from '../backup/bitmaps.ts';
-import { type OperationContext, openVault, socketParam, vaultParam, vmParam } from './operation.ts';
+import { vmParam } from '../rpc/params.ts';
+import { type OperationContext, openVault, socketParam, vaultParam } from './operation.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,

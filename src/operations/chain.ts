@@ -1,7 +1,8 @@
 /** Which restore point of a VM stands on which. */
 import { z } from 'zod';
+import { vmParam } from '../rpc/params.ts';
 import { knownVm } from './known-vm.ts';
-import { type OperationContext, openVault, vaultParam, vmParam } from './operation.ts';
+import { type OperationContext, openVault, vaultParam } from './operation.ts';
 import { pointJson } from './point-json.ts';
 
 export const params = z.strictObject({ vault: vaultParam, vm: vmParam });

@@ -1,17 +1,15 @@
 /** Deleting one restore point, so that all the others stay. */
 import { z } from 'zod';
+import { descendantsParam, selectorParam, vmParam } from '../rpc/params.ts';
 import { deletePoint } from '../upkeep/delete.ts';
-import { type OperationContext, openVaultToChange, vaultParam, vmParam } from './operation.ts';
+import { type OperationContext, openVaultToChange, vaultParam } from './operation.ts';
 import { pointJson } from './point-json.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
   vm: vmParam,
-  point: z.string(),
-  descendants: z
-    .enum(['refuse', 'keep', 'delete'])
-    .default('refuse')
-    .describe('what becomes of those of a full'),
+  point: selectorParam,
+  descendants: descendantsParam.default('refuse'),
   waitMs: z.int().min(0).default(0),
   breakLease: z.boolean().default(false),
 });

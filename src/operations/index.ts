@@ -1,7 +1,8 @@
 /** The table of operations; each is loaded when it is first asked for. */
 import type { z } from 'zod';
+import { parseParams } from '../rpc/params.ts';
 import type { ResultJson, ResultName } from '../rpc/results.ts';
-import { type OperationContext, parseParams } from './operation.ts';
+import type { OperationContext } from './operation.ts';
 
 export type { OperationContext, Progress } from './operation.ts';
 
@@ -21,7 +22,7 @@ const OPERATIONS = {
   prune: () => import('./prune.ts'),
   seal: () => import('./seal.ts'),
   stats: () => import('./stats.ts'),
-} satisfies Partial<{ [N in ResultName]: () => Promise<Operation<N>> }>;
+} satisfies { [N in ResultName]: () => Promise<Operation<N>> };
 
 /** What it answers is what src/rpc/results.ts promises. */
 interface Operation<N extends ResultName> {

@@ -1,14 +1,8 @@
 /** What a VM is, and what its next backup will be. Changes nothing. */
 import { z } from 'zod';
 import { inspectVm } from '../backup/inspect.ts';
-import {
-  imagesParam,
-  type OperationContext,
-  openVault,
-  socketParam,
-  vaultParam,
-  vmParam,
-} from './operation.ts';
+import { vmParam } from '../rpc/params.ts';
+import { imagesParam, type OperationContext, openVault, socketParam, vaultParam } from './operation.ts';
 
 export const params = z.strictObject({
   vault: vaultParam.optional(),

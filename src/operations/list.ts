@@ -1,10 +1,11 @@
 /** The restore points of one VM, or of all. */
 import { z } from 'zod';
+import { vmParam } from '../rpc/params.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { knownVm } from './known-vm.ts';
-import { type OperationContext, openVault, vaultParam, vmParam } from './operation.ts';
+import { type OperationContext, openVault, vaultParam } from './operation.ts';
 import { pointJson } from './point-json.ts';
 
 export const params = z.strictObject({ vault: vaultParam, vm: vmParam.optional() });

@@ -4,8 +4,8 @@
  */
 import { z } from 'zod';
 import type { Engine } from '../backup/engine.ts';
-import { QmpvaultError } from '../base/errors.ts';
-import { diskName, pointId, vmName } from '../base/ids.ts';
+import type { DiskName } from '../base/ids.ts';
+import { diskPathsParam, selectorParam } from '../rpc/params.ts';
 import type { Vault } from '../vault/vault.ts';
 
 /** How far an operation has come. */
@@ -29,19 +29,13 @@ export interface OperationContext {
   readonly bandwidth?: (() => number | undefined) | undefined;
 }
 
-// Parameters that several operations share. Names that come from outside are checked as they are read.
+// Parameters of operations alone; those of the daemon's methods too are in src/rpc/params.ts.
 export const vaultParam = z.string().min(1).describe('the folder of the vault');
-export const vmParam = z.string().transform((name) => vmName(name));
-export const diskParam = z.string().transform((name) => diskName(name));
-export const newPointParam = z.string().transform((id) => pointId(id));
-export const selectorParam = z
-  .string()
-  .default('latest')
-  .describe("an id, a unique beginning of one, or 'latest'");
+export const selectorOrLatest = selectorParam.default('latest');
 export const socketParam = z.string().min(1);
-export const imagesParam = z
-  .record(z.string(), z.string())
-  .transform((images) => new Map(Object.entries(images).map(([name, path]) => [diskName(name), path])));
+export const imagesParam = diskPathsParam.transform(
+  (images) => new Map(Object.entries(images) as [DiskName, string][]),
+);
 
 /** @throws vault-missing, vault-away, vault-format, vault-unreadable */
 export async function openVault(path: string, { engine }: OperationContext): Promise<Vault> {
@@ -64,14 +58,4 @@ export async function openVaultToChange(path: string, { engine }: OperationConte
     memory: new VaultMemory(engine.stateDir),
     finishChange: changeFinisher(engine),
   });
-}
-
-/** @throws usage naming the member */
-export function parseParams<S extends z.ZodType>(schema: S, params: unknown): z.output<S> {
-  const parsed = schema.safeParse(params);
-  if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map(
-    ({ path, message }) => `${path.join('.') || 'parameters'}: ${message}`,
-  );
-  throw new QmpvaultError('usage', problems.join('; '), { details: { problems } });
 }

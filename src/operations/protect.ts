@@ -1,13 +1,14 @@
 /** Whether prune and delete may take a restore point. */
 import { z } from 'zod';
+import { selectorParam, vmParam } from '../rpc/params.ts';
 import { protectPoint } from '../upkeep/protect.ts';
-import { type OperationContext, openVaultToChange, vaultParam, vmParam } from './operation.ts';
+import { type OperationContext, openVaultToChange, vaultParam } from './operation.ts';
 import { pointJson } from './point-json.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
   vm: vmParam,
-  point: z.string(),
+  point: selectorParam,
   protect: z.boolean().default(true),
   waitMs: z.int().min(0).default(0),
 });

@@ -1,17 +1,13 @@
 /** Deleting what a policy no longer keeps. */
 import { z } from 'zod';
+import { keepParam, vmParam } from '../rpc/params.ts';
 import { prune } from '../upkeep/prune.ts';
-import { RULES } from '../upkeep/retention.ts';
-import { type OperationContext, openVaultToChange, vaultParam, vmParam } from './operation.ts';
+import { type OperationContext, openVaultToChange, vaultParam } from './operation.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
   vm: vmParam,
-  keep: z
-    .partialRecord(z.enum(RULES), z.int().positive())
-    .nullable()
-    .default(null)
-    .describe('null: all are kept, as far as maxChain allows'),
+  keep: keepParam.nullable().default(null).describe('null: all are kept, as far as maxChain allows'),
   timeZone: z.string().default(() => Intl.DateTimeFormat().resolvedOptions().timeZone),
   maxChain: z
     .int()

@@ -3,22 +3,16 @@ import { z } from 'zod';
 import { QmpvaultError } from '../base/errors.ts';
 import { restorePoint } from '../restore/restore.ts';
 import type { RestoreTarget } from '../restore/restore-plan.ts';
-import {
-  imagesParam,
-  type OperationContext,
-  openVault,
-  selectorParam,
-  vaultParam,
-  vmParam,
-} from './operation.ts';
+import { formatParam, vmParam } from '../rpc/params.ts';
+import { imagesParam, type OperationContext, openVault, selectorOrLatest, vaultParam } from './operation.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
   vm: vmParam,
-  point: selectorParam,
+  point: selectorOrLatest,
   to: z.string().min(1).optional().describe('all disks into this folder, as <disk>.<format>'),
   disks: imagesParam.optional().describe('some disks to files or block devices'),
-  format: z.enum(['qcow2', 'raw']).default('qcow2'),
+  format: formatParam.default('qcow2'),
   force: z.boolean().default(false).describe('overwrite what is there'),
 });
 

@@ -1,13 +1,14 @@
 /** Ending a chain: the next backup begins a new one. */
 import { z } from 'zod';
+import { vmParam } from '../rpc/params.ts';
 import { sealPoint } from '../upkeep/seal.ts';
-import { type OperationContext, openVaultToChange, selectorParam, vaultParam, vmParam } from './operation.ts';
+import { type OperationContext, openVaultToChange, selectorOrLatest, vaultParam } from './operation.ts';
 import { pointJson } from './point-json.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
   vm: vmParam,
-  point: selectorParam,
+  point: selectorOrLatest,
   waitMs: z.int().min(0).default(0),
 });
 

@@ -1,19 +1,13 @@
 /** Showing the disks of a restore point over NBD, read-only, until it is cancelled. */
 import { z } from 'zod';
 import { servePoint } from '../restore/serve.ts';
-import {
-  type OperationContext,
-  openVault,
-  selectorParam,
-  socketParam,
-  vaultParam,
-  vmParam,
-} from './operation.ts';
+import { vmParam } from '../rpc/params.ts';
+import { type OperationContext, openVault, selectorOrLatest, socketParam, vaultParam } from './operation.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
   vm: vmParam,
-  point: selectorParam,
+  point: selectorOrLatest,
   socket: socketParam.optional().describe('where to serve'),
 });
 

@@ -2,13 +2,14 @@
 import { z } from 'zod';
 import { messageOf } from '../base/errors.ts';
 import { selectPoint } from '../restore/restore-plan.ts';
+import { vmParam } from '../rpc/params.ts';
 import { ancestors } from '../vault/chain.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import { knownVm } from './known-vm.ts';
-import { type OperationContext, openVault, selectorParam, vaultParam, vmParam } from './operation.ts';
+import { type OperationContext, openVault, selectorOrLatest, vaultParam } from './operation.ts';
 import { pointDetailsJson } from './point-json.ts';
 
-export const params = z.strictObject({ vault: vaultParam, vm: vmParam, point: selectorParam });
+export const params = z.strictObject({ vault: vaultParam, vm: vmParam, point: selectorOrLatest });
 
 /** @returns `chain`: from the full to the point; broken, that is no reason not to show the point @throws point-unknown, … */
 export async function run(

@@ -1,13 +1,14 @@
 /** Proving that restore points can be restored. Damage is a result, no error. */
 import { z } from 'zod';
+import { levelParam, selectorParam, vmParam } from '../rpc/params.ts';
 import { verify } from '../upkeep/verify.ts';
-import { type OperationContext, openVaultToChange, vaultParam, vmParam } from './operation.ts';
+import { type OperationContext, openVaultToChange, vaultParam } from './operation.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
   vm: vmParam.optional(),
-  point: z.string().optional(),
-  level: z.enum(['quick', 'deep']).default('quick'),
+  point: selectorParam.optional(),
+  level: levelParam.default('quick'),
   oldest: z
     .int()
     .positive()

@@ -4,6 +4,7 @@
  * meaning. Whoever reads them must let members pass that he does not know.
  */
 import { z } from 'zod';
+import { RULES } from './params.ts';
 
 /** What comes out of a schema, and is not to be changed by who gets it. */
 export type Json<S extends z.ZodType> = DeepReadonly<z.output<S>>;
@@ -162,8 +163,6 @@ export const deleteResult = z.object({
   freedBytes,
   mergedBytes,
 });
-
-export const RULES = ['last', 'hourly', 'daily', 'weekly', 'monthly', 'yearly'] as const;
 
 export const pruneResult = z.object({
   kept: z
