@@ -174,5 +174,6 @@ function bitmapActions({ run, disks }: RunSite): object[] {
 }
 
 function momentOptions({ vm, guard, agent, request, engine }: RunSite) {
-  return { client: vm.client, guard, agent, quiesce: request.quiesce, reachStep: engine.reachStep };
+  const { quiesce, freezeMs } = request;
+  return { client: vm.client, guard, agent, quiesce, freezeMs, reachStep: engine.reachStep };
 }

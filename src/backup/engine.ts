@@ -5,6 +5,7 @@ import type { Log } from '../base/log.ts';
 import type { ReachStep } from '../base/steps.ts';
 import type { QemuTools } from '../image/tools.ts';
 import type { Manifest } from '../vault/manifest.ts';
+import type { DiskNaming } from '../vm/disks.ts';
 import type { Quiesce } from '../vm/moment.ts';
 
 export interface Engine {
@@ -26,8 +27,12 @@ export interface BackupRequest {
   readonly vm: VmName;
   /** The VM's QMP socket; without it the VM is taken for stopped. */
   readonly qmp?: string | undefined;
+  /** By what its disks are called; default: the guest's devices. One VM's points need one way. */
+  readonly naming?: DiskNaming | undefined;
   /** A stopped VM's disks, where the vault does not know their images, or not the right ones. */
   readonly images?: ReadonlyMap<DiskName, string> | undefined;
+  /** `images` names all disks there are: others that the vault remembers are no longer the VM's. */
+  readonly onlyImages?: boolean | undefined;
   /** The guest agent's socket. */
   readonly agent?: string | undefined;
   readonly quiesce: Quiesce;
@@ -38,12 +43,31 @@ export interface BackupRequest {
   /** Bytes per second, over all disks. */
   readonly bandwidth?: number | undefined;
   readonly point?: PointId | undefined;
+  /**
+   * The files of the disks in the point: the first one's, the second one's, …, the last pattern for all that follow.
+   * `{disk}` stands for the disk's name. Default: `{disk}.qcow2`.
+   */
+  readonly files?: readonly string[] | undefined;
+  /** What the new point is to stand on, where the caller decides that: on nothing else, else it is a full. */
+  readonly parent?: NamedParent | undefined;
+  /** What the caller calls the bitmaps that track from this point on. In the VM they have names of our own. */
+  readonly bitmapAlias?: string | undefined;
+  /** Texts to lie beside the images, by the names of their files. */
+  readonly beside?: ReadonlyMap<string, string> | undefined;
+  /** How long the guest agent may take to freeze. */
+  readonly freezeMs?: number | undefined;
   /** A run that moves no byte for so long is ended. */
   readonly noProgressMs?: number | undefined;
   /** How long a job of somebody else may keep a disk's bitmap from us. */
   readonly busyTimeoutMs?: number | undefined;
   /** Uses the sequence for QEMU without copy-before-write also where that is there. For tests. */
   readonly withoutSnapshot?: boolean | undefined;
+}
+
+export interface NamedParent {
+  readonly point: PointId;
+  /** The bitmap alias that its caller knows; if the point has another one, its bitmaps are not relied on. */
+  readonly bitmapAlias?: string | undefined;
 }
 
 export type BackupPhase = 'preparing' | 'copying' | 'publishing' | 'digesting';

@@ -1,11 +1,12 @@
 /** Whether a VM runs, and where its images are when it does not. */
-import { open, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { codeOf, errnoOf, QmpvaultError } from '../base/errors.ts';
+import { formatOf } from '../image/image-format.ts';
 import { overlayOf } from '../image/overlays.ts';
 import { newest } from '../vault/chain.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
-import type { LeftOut } from '../vm/disks.ts';
+import { imageName, type LeftOut } from '../vm/disks.ts';
 import type { DiskImage } from '../vm/image-nodes.ts';
 import { Vm } from '../vm/vm.ts';
 import type { BackupRequest } from './engine.ts';
@@ -20,9 +21,7 @@ export interface StoppedVm {
   readonly left: readonly LeftOut[];
 }
 
-const QCOW2_MAGIC = Buffer.from('QFI\xfb', 'latin1');
-
-export type VmWishes = Pick<BackupRequest, 'vm' | 'qmp' | 'images' | 'exclude'>;
+export type VmWishes = Pick<BackupRequest, 'vm' | 'qmp' | 'naming' | 'images' | 'onlyImages' | 'exclude'>;
 
 /**
  * A VM is taken for stopped when nobody listens on its socket, or when no socket is named. Whether a VM does use the
@@ -37,7 +36,7 @@ export async function findVm(
   let unreachable: unknown;
   if (wishes.qmp !== undefined) {
     try {
-      return await Vm.connect(wishes.qmp, { signal });
+      return await Vm.connect(wishes.qmp, { signal, naming: wishes.naming });
     } catch (error) {
       if (codeOf(error) !== 'vm-unreachable' || !nobodyListens(error)) throw error;
       unreachable = error;
@@ -59,11 +58,13 @@ function nobodyListens(error: unknown): boolean {
 /** Named images come before those that vm.json remembers. */
 async function findImages(
   folder: VmFolder | null,
-  { qmp, images: named = new Map(), exclude = [] }: VmWishes,
+  { qmp, naming, images: named = new Map(), onlyImages, exclude = [] }: VmWishes,
 ): Promise<StoppedVm> {
   const [record, points] = folder === null ? [null, []] : await whatIsKnown(folder);
-  const known = record?.disks ?? [];
-  const names = new Set([...known.map(({ name }) => name), ...named.keys()]);
+  const known = (record?.disks ?? []).map((disk) =>
+    naming === 'image' ? { ...disk, name: imageName(disk.image) } : disk,
+  );
+  const names = new Set([...(onlyImages ? [] : known.map(({ name }) => name)), ...named.keys()]);
   const images: DiskImage[] = [];
   for (const name of names) {
     if (exclude.includes(name)) continue;
@@ -109,14 +110,4 @@ async function refuseOutdated(name: string, image: string): Promise<void> {
     `the VM is stopped, and ${overlay} stands on ${image}, which was the image of its disk ${name} in its last backup: was a snapshot taken since? Name the present one with --disk ${name}=IMAGE`,
     { details: { disk: name, image, overlay } },
   );
-}
-
-/**
- * Of an image that no VM was seen to use. A guest could write a qcow2 header into its raw disk, and be read as that;
- * so a raw image is better seen running once.
- */
-export async function formatOf(path: string): Promise<'qcow2' | 'raw'> {
-  await using file = await open(path, 'r');
-  const { buffer, bytesRead } = await file.read({ buffer: Buffer.alloc(4), position: 0 });
-  return bytesRead === 4 && buffer.equals(QCOW2_MAGIC) ? 'qcow2' : 'raw';
 }

@@ -1,10 +1,10 @@
 /** The images of a stopped VM as the place where runs leave their things: nothing but bitmaps. */
 import { stat } from 'node:fs/promises';
 import { removeImageBitmap } from '../image/image-bitmaps.ts';
+import { formatOf } from '../image/image-format.ts';
 import { readQcow2Header } from '../image/qcow2-header.ts';
 import { imageInfo } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
-import { formatOf } from './find-vm.ts';
 import type { RunPlace } from './release.ts';
 
 const LOOK_MS = 30_000;

@@ -9,6 +9,7 @@ import type { BitmapName, DiskName, PointId } from '../base/ids.ts';
 import { formatBytes } from '../base/units.ts';
 import { ancestors, chainLength, isSealedChain, newest } from '../vault/chain.ts';
 import type { Manifest } from '../vault/manifest.ts';
+import type { NamedParent } from './engine.ts';
 
 /** What was found of a disk's bitmaps. `why` is a clause that fits behind the disk's name. */
 export type BitmapHealth =
@@ -29,7 +30,12 @@ export interface Facts {
   /** Folders of points whose manifest cannot be read. */
   readonly broken: readonly { readonly id: string }[];
   readonly disks: readonly DiskFacts[];
-  readonly wishes: { readonly full: boolean; readonly fullEvery: number };
+  readonly wishes: {
+    readonly full: boolean;
+    readonly fullEvery: number;
+    /** What the caller wants it to stand on, and nothing else. */
+    readonly parent?: NamedParent | undefined;
+  };
   /** Points with a file that is missing or has another length than its manifest says, and which. */
   readonly damaged: ReadonlyMap<PointId, string>;
 }
@@ -69,8 +75,14 @@ export function planBackup(facts: Facts): Plan {
   }
   if (wishes.full) return full('requested', 'a full was asked for');
 
-  const older = rolledBackTo(facts, last);
-  const parent = older ?? last;
+  const named = wishes.parent && points.find(({ id }) => id === wishes.parent?.point);
+  if (wishes.parent !== undefined && named === undefined) {
+    return full(
+      'chain-sealed',
+      `${wishes.parent.point}, on which it was to stand, is not there or cannot be read`,
+    );
+  }
+  const parent = named ?? rolledBackTo(facts, last) ?? last;
   const trouble = chainTrouble(facts, parent);
   if (trouble !== null) return full('chain-sealed', trouble);
   const length = chainLength(points, parent.id);
@@ -87,11 +99,15 @@ export function planBackup(facts: Facts): Plan {
     const before = formatBytes(entryOf(parent, shrunk.name)?.virtualSizeBytes ?? 0);
     return full('disks-changed', `${shrunk.name} shrank from ${before} to ${formatBytes(shrunk.sizeBytes)}`);
   }
-  const plans = new Map(disks.map((disk) => [disk.name, diskPlan(disk, parent)]));
-  const named = (how: DiskPlan['how']) =>
-    disks.filter(({ name }) => plans.get(name)?.how === how).map(({ name }) => name);
-  if (named('full').length === disks.length) {
-    return full('disks-changed', `none of the disks (${named('full').join(', ')}) is in ${parent.id}`);
+  const distrust = whyDistrusted(parent, wishes.parent);
+  const plans = new Map(disks.map((disk) => [disk.name, diskPlan(disk, parent, distrust)]));
+  const added = disks.filter(({ name }) => plans.get(name)?.how === 'full').map(({ name }) => name);
+  if (added.length === disks.length) {
+    return full('disks-changed', `none of the disks (${added.join(', ')}) is in ${parent.id}`);
+  }
+  // Who names a parent knows it with these disks, and takes the point for an increment of each.
+  if (named !== undefined && added.length > 0) {
+    return full('disks-changed', `${added.join(', ')} is not in ${parent.id}, on which it was to stand`);
   }
   const lost: string[] = [];
   for (const { name, resyncTrouble } of disks) {
@@ -106,21 +122,28 @@ export function planBackup(facts: Facts): Plan {
     }
     lost.push(what);
   }
-  const how = older !== null ? 'branched' : lost.length > 0 ? 'resynced' : 'tracked';
+  const isResynced = lost.length > 0 && (named !== undefined || parent === last);
+  const how = isResynced ? 'resynced' : parent === last ? 'tracked' : 'branched';
   return {
     kind: 'incremental',
     how,
-    why: inWords(parent, how, lost, named('full'), gone(parent, disks)),
+    why: inWords(parent, how, lost, added, gone(parent, disks)),
     parent,
     disks: plans,
   };
 }
 
-function diskPlan({ name, bitmap }: DiskFacts, parent: Manifest): DiskPlan {
+function diskPlan({ name, bitmap }: DiskFacts, parent: Manifest, distrust: string | null): DiskPlan {
   if (entryOf(parent, name) === undefined) return { how: 'full' };
+  if (distrust !== null) return { how: 'resync', why: distrust };
   if (bitmap.state === 'lost') return { how: 'resync', why: bitmap.why };
   if (bitmap.point.id === parent.id) return { how: 'tracked', bitmap: bitmap.name };
   return { how: 'resync', why: `its bitmap tells those since ${bitmap.point.id}: was it alone rolled back?` };
+}
+
+function whyDistrusted({ bitmapAlias }: Manifest, named: NamedParent | undefined): string | null {
+  if (named?.bitmapAlias === undefined || named.bitmapAlias === bitmapAlias) return null;
+  return `its caller speaks of the bitmap ${named.bitmapAlias}, and the point's is ${bitmapAlias ?? 'without a name'}`;
 }
 
 /** The one older point whose valid bitmap all disks carry, if something can be put on top of it. */

@@ -21,7 +21,7 @@ import type { RunDisk } from './site.ts';
 /** Also of a stopped VM. */
 export type PublishContext = Pick<
   RunContext,
-  'engine' | 'vault' | 'folder' | 'lease' | 'survey' | 'control' | 'beganMs'
+  'engine' | 'vault' | 'folder' | 'lease' | 'request' | 'survey' | 'control' | 'beganMs'
 > & { readonly vm: Pick<RunContext['vm'], 'uuid' | 'qemuVersion'> };
 
 export interface Copied {
@@ -56,6 +56,7 @@ export async function publish(context: PublishContext, made: Unpublished): Promi
     }),
   );
   const manifest = manifestOf(context, made, described);
+  for (const [file, text] of context.request.beside ?? []) await staging.write(file, text);
   await rememberVm(folder, lease, manifest);
   await engine.reachStep('publish');
   await staging.publish(manifest, lease);
@@ -113,7 +114,8 @@ function manifestOf(
   { run, staging, copied }: Unpublished,
   disks: ManifestDisk[],
 ): Manifest {
-  const { vault, folder, vm, survey, engine } = context;
+  const { vault, folder, vm, survey, engine, request } = context;
+  const { bitmapAlias } = request;
   const { plan, left } = survey;
   const { moment, copyMs } = copied;
   return {
@@ -128,6 +130,8 @@ function manifestOf(
     why: plan.why,
     consistency: moment.consistency,
     sealed: false,
+    // Who relies on it must find such a bitmap on every disk.
+    ...(bitmapAlias && disks.every(({ bitmap }) => bitmap !== null) && { bitmapAlias }),
     disks,
     left: left.map(({ name, why }) => ({ name, why })),
     timings: {

@@ -14,7 +14,14 @@ import { type RunFolders, vmNbdSocket } from './run-folders.ts';
 import type { RunDisk } from './site.ts';
 import type { Survey } from './survey.ts';
 
-export function runDisks(vault: Vault, { disks, plan }: Pick<Survey, 'disks' | 'plan'>): RunDisk[] {
+const FILES: readonly string[] = ['{disk}.qcow2'];
+
+/** @param files see BackupRequest */
+export function runDisks(
+  vault: Vault,
+  { disks, plan }: Pick<Survey, 'disks' | 'plan'>,
+  files: readonly string[] = FILES,
+): RunDisk[] {
   return disks.map(({ disk }, index) => {
     const own: DiskPlan =
       plan.kind === 'full' ? { how: 'full' } : (plan.disks.get(disk.name) ?? { how: 'full' });
@@ -30,7 +37,7 @@ export function runDisks(vault: Vault, { disks, plan }: Pick<Survey, 'disks' | '
         sizeBytes: disk.sizeBytes,
         pattern: newPattern(disk.sizeBytes),
       },
-      file: `${disk.name}.qcow2`,
+      file: (files[index] ?? files.at(-1) ?? '').replaceAll('{disk}', () => disk.name),
     };
   });
 }

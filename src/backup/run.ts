@@ -65,7 +65,7 @@ export class Run {
     this.#context = context;
     this.#patienceMs = vm.client.patienceMs;
     this.#point = request.point ?? newPointId(new Date());
-    this.#disks = runDisks(vault, survey);
+    this.#disks = runDisks(vault, survey, request.files);
     this.#record = {
       format: 1,
       run: this.#run,

@@ -61,14 +61,14 @@ export class StoppedRun {
 
   /** @returns the published point @throws what ended the run; nothing of it is left then, but what `warnings` name */
   async make(): Promise<Manifest> {
-    const { engine, vault, control } = this.#context;
+    const { engine, vault, request, control } = this.#context;
     let published = false;
     await engine.reachStep('journal');
     await writeRunRecord(engine.stateDir, this.#record);
     try {
       const { daemon, images } = await this.#start();
       const found = await this.#survey(daemon, images);
-      const disks = runDisks(vault, found);
+      const disks = runDisks(vault, found, request.files);
       const targets = await this.#prepare(daemon, images, disks);
       await this.#track(images, disks);
       const copied = await this.#copy(daemon, images, disks, targets);

@@ -14,6 +14,7 @@ import type { Disk, LeftOut } from '../vm/disks.ts';
 import { runNode } from '../vm/run-names.ts';
 import type { Vm } from '../vm/vm.ts';
 import { candidates, flaw, healthOf, identityQuestion } from './bitmap-health.ts';
+import type { NamedParent } from './engine.ts';
 import { type BitmapHealth, type Plan, planBackup } from './plan.ts';
 
 export interface SurveyedDisk {
@@ -41,6 +42,7 @@ export type Surveyed = Pick<Vm, 'client' | 'uuid' | 'socket' | 'disks' | 'whyNoS
 export interface SurveyWishes {
   readonly full?: boolean | undefined;
   readonly fullEvery: number;
+  readonly parent?: NamedParent | undefined;
   readonly exclude?: readonly DiskName[] | undefined;
   readonly withoutSnapshot?: boolean | undefined;
   /** Why contents cannot be compared, where that showed itself only when it was tried. */
@@ -63,7 +65,7 @@ export async function survey(vm: Surveyed, folder: VmFolder, wishes: SurveyWishe
   const health = await bitmapHealths(vm, disks, points);
   const resyncTrouble = wishes.resyncTrouble ?? noSnapshot;
   const trouble = await Promise.all(disks.map((disk) => resyncTrouble ?? vm.whyNoExport(disk)));
-  const damaged = await damagedPoints(folder, points, health);
+  const damaged = await damagedPoints(folder, points, health, wishes.parent);
   const plan = planBackup({
     points,
     broken,
@@ -73,7 +75,7 @@ export async function survey(vm: Surveyed, folder: VmFolder, wishes: SurveyWishe
       bitmap: health[i] as BitmapHealth,
       resyncTrouble: trouble[i] ?? null,
     })),
-    wishes: { full: wishes.full ?? false, fullEvery: wishes.fullEvery },
+    wishes: { full: wishes.full ?? false, fullEvery: wishes.fullEvery, parent: wishes.parent },
     damaged,
   });
   return {
@@ -146,10 +148,12 @@ async function damagedPoints(
   folder: VmFolder,
   points: readonly Manifest[],
   health: readonly BitmapHealth[],
+  parent: NamedParent | undefined,
 ): Promise<Map<PointId, string>> {
   const last = newest(points);
   const tops = [
     ...(last === null ? [] : [last]),
+    ...points.filter(({ id }) => id === parent?.point),
     ...health.flatMap((h) => (h.state === 'tracked' ? [h.point] : [])),
   ];
   const chains = tops

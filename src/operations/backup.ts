@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { backUp } from '../backup/backup.ts';
 import { codeOf } from '../base/errors.ts';
+import { pointId } from '../base/ids.ts';
 import { diskParam, newPointParam, quiesceParam, vmParam } from '../rpc/params.ts';
 import { VaultMemory } from '../vault/memory.ts';
 import { initVault, type Vault } from '../vault/vault.ts';
@@ -14,6 +15,11 @@ import {
 } from './operation.ts';
 import { pointJson } from './point-json.ts';
 
+const besideParam = z
+  .record(z.string(), z.string())
+  .transform((texts) => new Map(Object.entries(texts)))
+  .describe('texts to lie beside the images, by file name');
+
 export const params = z.strictObject({
   vault: vaultParam,
   init: z.boolean().default(false).describe('make the vault when it is missing'),
@@ -21,13 +27,28 @@ export const params = z.strictObject({
   vm: vmParam,
   qmp: socketParam.optional(),
   agent: socketParam.optional(),
+  naming: z.enum(['device', 'image']).optional().describe('by what its disks are called'),
   images: imagesParam.optional(),
+  onlyImages: z.boolean().optional().describe('images names all disks there are'),
   quiesce: quiesceParam.default('auto'),
   full: z.boolean().optional(),
   fullEvery: z.int().default(10),
   exclude: z.array(diskParam).optional(),
   bandwidth: z.number().positive().optional().describe('bytes per second, over all disks'),
   point: newPointParam.optional(),
+  files: z
+    .array(z.string().includes('{disk}'))
+    .min(1)
+    .optional()
+    .describe("names of the disks' files in the point, in order, the last one for all that follow"),
+  parent: z
+
+    .strictObject({ point: z.string().transform((id) => pointId(id)), bitmapAlias: z.string().optional() })
+    .optional()
+    .describe('what it is to stand on; else it is a full'),
+  bitmapAlias: z.string().min(1).optional().describe('what the caller calls its bitmaps'),
+  beside: besideParam.optional(),
+  freezeMs: z.int().positive().optional().describe('how long the guest agent may take to freeze'),
   noProgressMs: z.int().positive().optional(),
   withoutSnapshot: z.boolean().optional(),
 });

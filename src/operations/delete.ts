@@ -9,6 +9,7 @@ export const params = z.strictObject({
   vault: vaultParam,
   vm: vmParam,
   point: selectorParam,
+  exact: z.boolean().default(false).describe('only an id will do'),
   descendants: descendantsParam.default('refuse'),
   waitMs: z.int().min(0).default(0),
   breakLease: z.boolean().default(false),

@@ -19,6 +19,7 @@ const OPERATIONS = {
   verify: () => import('./verify.ts'),
   protect: () => import('./protect.ts'),
   delete: () => import('./delete.ts'),
+  rebase: () => import('./rebase.ts'),
   prune: () => import('./prune.ts'),
   seal: () => import('./seal.ts'),
   stats: () => import('./stats.ts'),

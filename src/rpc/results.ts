@@ -164,6 +164,10 @@ export const deleteResult = z.object({
   mergedBytes,
 });
 
+export const rebaseResult = z.object({
+  changed: z.array(point).meta({ description: 'the point, if it did not stand there already' }),
+});
+
 export const pruneResult = z.object({
   kept: z
     .array(
@@ -280,6 +284,7 @@ export const RESULTS = {
   verify: verifyResult,
   protect: pointResult,
   delete: deleteResult,
+  rebase: rebaseResult,
   prune: pruneResult,
   seal: pointResult,
   stats: statsResult,

@@ -4,11 +4,12 @@ import { join } from 'node:path';
 import { codeOf, QmpvaultError } from '../base/errors.ts';
 import { type PointId, pointId, type VmName } from '../base/ids.ts';
 import { formatBytes, MiB } from '../base/units.ts';
+import { formatOf } from '../image/image-format.ts';
 import { readQcow2Header } from '../image/qcow2-header.ts';
 import { checkImage } from '../image/qemu-img.ts';
 import { checkChain, realFolder } from '../restore/chain-check.ts';
 import { diskChain, selectPoint } from '../restore/restore-plan.ts';
-import { descendants } from '../vault/chain.ts';
+import { descendants, pointById } from '../vault/chain.ts';
 import type { Change, Move } from '../vault/change.ts';
 import { ioError } from '../vault/io-error.ts';
 import { MANIFEST_FILE, VERIFIED_FILE } from '../vault/layout.ts';
@@ -27,6 +28,8 @@ export interface DeleteRequest {
   readonly vm: VmName;
   /** An id, a unique beginning of one, or `latest`. */
   readonly point: string;
+  /** Only an id will do. A caller that repeats itself must not meet a younger point whose id begins the same. */
+  readonly exact?: boolean | undefined;
   readonly descendants: Descendants;
   /** How long to wait for another changer, and then for readers. */
   readonly waitMs?: number | undefined;
@@ -112,11 +115,18 @@ async function refuseNeeded(
   }
 }
 
+/** What an orchestrator put beside the images. One that is called an image and does not look like one is damaged. */
+async function isText(file: string): Promise<boolean> {
+  return !file.endsWith('.qcow2') && (await formatOf(file)) === 'raw';
+}
+
 const BESIDE_IMAGES = new Set([MANIFEST_FILE, VERIFIED_FILE]);
 
 async function pointsUnder(path: string): Promise<string[]> {
-  const files = (await fs.readdir(path)).filter((name) => !BESIDE_IMAGES.has(name));
-  const headers = await Promise.all(files.map((file) => readQcow2Header(join(path, file))));
+  const names = (await fs.readdir(path)).filter((name) => !BESIDE_IMAGES.has(name));
+  const files = names.map((name) => join(path, name));
+  const images = await Promise.all(files.map(async (file) => ((await isText(file)) ? [] : [file])));
+  const headers = await Promise.all(images.flat().map((file) => readQcow2Header(file)));
   return headers.flatMap(({ backingLink }) => backingLink?.split('/').at(-2) ?? []);
 }
 
@@ -216,9 +226,9 @@ async function removeOnly(
 
 async function planFor(folder: VmFolder, listing: PointListing, request: DeleteRequest): Promise<DeletePlan> {
   const { points, broken } = listing;
-  const { point: selector, descendants: wish } = request;
+  const { point: selector, exact = false, descendants: wish } = request;
   if (broken.some(({ id }) => id === selector)) return planBroken(points, pointId(selector), wish);
-  const point = selectPoint(listing, selector);
+  const point = exact ? pointById(points, selector) : selectPoint(listing, selector);
   return planDelete(points, point, wish, await layerBytes(folder, points));
 }
 

@@ -33,7 +33,7 @@ export function newest<P extends ChainPoint>(points: readonly P[]): P | null {
 
 /** Nearest first, the full last. @throws point-unknown; manifest-invalid when the line does not end in a full */
 export function ancestors<P extends ChainPoint>(points: readonly P[], id: PointId): P[] {
-  const { points: line, broken } = lineOf(index(points), find(points, id));
+  const { points: line, broken } = lineOf(index(points), pointById(points, id));
   if (broken === null) return line.slice(1);
   throw new QmpvaultError(
     'manifest-invalid',
@@ -67,7 +67,7 @@ export function descendants<P extends ChainPoint>(points: readonly P[], id: Poin
 
 /** Whether a new point must not build on this one: it or one that it needs is sealed, or gone. @throws point-unknown */
 export function isSealedChain(points: readonly ChainPoint[], id: PointId): boolean {
-  const { points: line, broken } = lineOf(index(points), find(points, id));
+  const { points: line, broken } = lineOf(index(points), pointById(points, id));
   return broken !== null || line.some((point) => point.sealed);
 }
 
@@ -93,7 +93,8 @@ export function pointBySelector<P extends ChainPoint>(points: readonly P[], sele
   );
 }
 
-function find<P extends ChainPoint>(points: readonly P[], id: PointId): P {
+/** @throws point-unknown */
+export function pointById<P extends ChainPoint>(points: readonly P[], id: string): P {
   const point = points.find((point) => point.id === id);
   if (point === undefined) throw unknownPoint(id);
   return point;

@@ -69,6 +69,8 @@ export interface Manifest {
   sealed: boolean;
   /** Never chosen by prune, refused by delete. */
   protected?: boolean | undefined;
+  /** What the orchestrator that asked for this point calls its bitmaps. */
+  bitmapAlias?: string | undefined;
   disks: ManifestDisk[];
   /** Disks of the VM that are not in this point. */
   left: { name: string; why: string }[];
@@ -136,6 +138,7 @@ const manifestSchema: z.ZodType<Manifest> = z
     consistency: z.enum(['crash', 'filesystem']),
     sealed: z.boolean(),
     protected: z.boolean().optional(),
+    bitmapAlias: z.string().optional(),
     disks: z.array(diskSchema).min(1),
     left: z.array(z.looseObject({ name: z.string(), why: z.string() })),
     timings: z.looseObject({

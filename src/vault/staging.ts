@@ -66,6 +66,13 @@ export class Staging {
     this.#held.set(file, handle);
   }
 
+  /** A text that is to lie beside the images. @throws name-invalid, vault-full, vault-unreadable, sync-failed */
+  async write(file: string, text: string): Promise<void> {
+    this.#assertOpen();
+    if (this.#held.has(file)) throw existing(this.diskPath(file));
+    await writeFileDurably(this.diskPath(file), text);
+  }
+
   /** All bytes of all held files are on the NAS. After a failure this staging is never published. @throws sync-failed, vault-full */
   async sync(): Promise<void> {
     this.#assertOpen();

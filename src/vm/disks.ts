@@ -1,5 +1,5 @@
 /** The disks of a VM as its operator knows them, and which of them a backup can take. */
-import { resolve } from 'node:path';
+import { basename, resolve } from 'node:path';
 import { z } from 'zod';
 import type { QmpClient } from '../../qmp/index.ts';
 import { type DiskName, diskName } from '../base/ids.ts';
@@ -36,11 +36,17 @@ export interface Disks {
   readonly left: readonly LeftOut[];
 }
 
+/**
+ * By what a disk is called: the guest's device, or the image, which has its name also on other hosts and while no VM
+ * runs from it.
+ */
+export type DiskNaming = 'device' | 'image';
+
 /** Names are stable over restarts of the VM: the device's id, else the drive's name, else its place on the bus. */
 export async function listDisks(
   client: QmpClient,
   graph: BlockGraph,
-  directory: string | null,
+  { directory, naming }: { readonly directory: string | null; readonly naming: DiskNaming },
 ): Promise<Disks> {
   const disks: Disk[] = [];
   const left: LeftOut[] = [];
@@ -72,7 +78,26 @@ export async function listDisks(
       bitmaps: data.bitmaps,
     });
   }
-  return { disks, left };
+  return { disks: naming === 'image' ? namedByImage(disks) : disks, left };
+}
+
+/** The same name in two folders: then the device tells which is which. */
+function namedByImage(disks: readonly Disk[]): Disk[] {
+  const names = disks.map(({ image }) => imageName(image));
+  return disks.map((disk, i) => {
+    const name = names[i] ?? disk.name;
+    const isAlone = names.indexOf(name) === names.lastIndexOf(name);
+    return { ...disk, name: isAlone ? name : diskName(`${name}@${disk.name}`) };
+  });
+}
+
+/**
+ * What an image is called where it lies: a file by its own name, a volume of RBD (`rbd:POOL/NAME:…`) and of DRBD
+ * (`/dev/drbd/by-res/NAME/0`; CloudStack puts `cs-` before it) by the volume's.
+ */
+export function imageName(image: string): DiskName {
+  const volume = /^rbd:[^/]+\/([^:@]+)/.exec(image) ?? /^\/dev\/drbd\/by-res\/(?:cs-)?([^/]+)\//.exec(image);
+  return diskName(safeName(volume?.[1] ?? basename(image)));
 }
 
 function whyLeftOut(device: BlockDevice): string | null {

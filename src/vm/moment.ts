@@ -53,6 +53,8 @@ export interface MomentOptions {
   readonly guard: GuestGuard | null;
   readonly agent: GuestAgent | null;
   readonly quiesce: Quiesce;
+  /** How long the agent may take to freeze; never longer than the guard waits before it thaws. */
+  readonly freezeMs?: number | undefined;
   readonly reachStep?: ReachStep;
 }
 
@@ -61,7 +63,7 @@ interface InsertOptions extends MomentOptions {
   readonly atRest: AtRest | null;
 }
 
-const FREEZE_TIMEOUT_MS = 8_000;
+const FREEZE_MAX_MS = 8_000;
 const THAW_TIMEOUT_MS = 10_000;
 const STOP_TIMEOUT_MS = 10_000;
 
@@ -86,11 +88,13 @@ export async function takeMoment(options: InsertOptions): Promise<Moment> {
  * @throws vm-agent when a freeze is required and was not reached, and whatever `instant` throws; thawed then
  */
 export async function takeAt<T>(
-  { client, agent, quiesce, guard, reachStep = noSteps }: MomentOptions,
+  { client, agent, quiesce, guard, freezeMs: patienceMs, reachStep = noSteps }: MomentOptions,
   instant: (running: boolean) => Promise<T>,
 ): Promise<{ moment: Moment; result: T }> {
   const running = (await statusOf(client)) === 'running';
-  const freeze = running && agent !== null && quiesce !== 'off' ? new Freeze(agent, guard, quiesce) : null;
+  const timeoutMs = Math.min(patienceMs ?? FREEZE_MAX_MS, FREEZE_MAX_MS);
+  const freeze =
+    running && agent !== null && quiesce !== 'off' ? new Freeze(agent, guard, { quiesce, timeoutMs }) : null;
   if (quiesce === 'required' && freeze === null) {
     const why = running ? 'no guest agent was named' : 'the VM is not running';
     throw new QmpvaultError('vm-agent', `the guest's filesystems cannot be frozen: ${why}`);
@@ -175,20 +179,26 @@ class Freeze {
   readonly #agent: GuestAgent;
   readonly #guard: GuestGuard | null;
   readonly #quiesce: Quiesce;
+  readonly #timeoutMs: number;
   #began: number | null = null;
   #reached = false;
 
-  constructor(agent: GuestAgent, guard: GuestGuard | null, quiesce: Quiesce) {
+  constructor(
+    agent: GuestAgent,
+    guard: GuestGuard | null,
+    { quiesce, timeoutMs }: { quiesce: Quiesce; timeoutMs: number },
+  ) {
     this.#agent = agent;
     this.#guard = guard;
     this.#quiesce = quiesce;
+    this.#timeoutMs = timeoutMs;
   }
 
   async begin(): Promise<void> {
     await this.#guard?.freezing();
     this.#began = performance.now();
     try {
-      const filesystems = await this.#agent.freeze({ timeoutMs: FREEZE_TIMEOUT_MS });
+      const filesystems = await this.#agent.freeze({ timeoutMs: this.#timeoutMs });
       this.#reached = filesystems > 0;
       if (!this.#reached) this.#trouble('the guest agent froze no filesystem');
     } catch (cause) {

@@ -4,7 +4,7 @@ import { type Capabilities, probeCapabilities, QmpClient, QmpError } from '../..
 import { QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 import { type BlockGraph, readBlockGraph } from './block-graph.ts';
-import { type Disk, type Disks, hasIothread, listDisks } from './disks.ts';
+import { type Disk, type DiskNaming, type Disks, hasIothread, listDisks } from './disks.ts';
 import { type VmProcess, vmProcessOf } from './vm-process.ts';
 
 const StatusReply = z.object({ status: z.string() });
@@ -30,6 +30,7 @@ export class Vm implements AsyncDisposable {
   readonly capabilities: Capabilities;
   readonly name: string | null;
   readonly uuid: string;
+  readonly #naming: DiskNaming;
   #process: Promise<VmProcess> | undefined;
 
   private constructor(
@@ -38,12 +39,14 @@ export class Vm implements AsyncDisposable {
     capabilities: Capabilities,
     name: string | null,
     uuid: string,
+    naming: DiskNaming,
   ) {
     this.socket = socket;
     this.client = client;
     this.capabilities = capabilities;
     this.name = name;
     this.uuid = uuid;
+    this.#naming = naming;
   }
 
   /**
@@ -52,7 +55,11 @@ export class Vm implements AsyncDisposable {
    */
   static async connect(
     socket: string,
-    { signal, timeoutMs = 10_000 }: { signal?: AbortSignal | undefined; timeoutMs?: number } = {},
+    {
+      signal,
+      timeoutMs = 10_000,
+      naming = 'device',
+    }: { signal?: AbortSignal | undefined; timeoutMs?: number; naming?: DiskNaming | undefined } = {},
   ): Promise<Vm> {
     socketPath(socket);
     const client = await connectClient(socket, timeoutMs, signal);
@@ -68,6 +75,7 @@ export class Vm implements AsyncDisposable {
         capabilities,
         NameReply.parse(name).name ?? null,
         UuidReply.parse(uuid).UUID,
+        naming,
       );
     } catch (error) {
       await client.close();
@@ -96,7 +104,7 @@ export class Vm implements AsyncDisposable {
 
   async disks(): Promise<Disks> {
     const [graph, { directory }] = await Promise.all([this.graph(), this.process()]);
-    return listDisks(this.client, graph, directory);
+    return listDisks(this.client, graph, { directory, naming: this.#naming });
   }
 
   /** The ids of all jobs, whosever they are. */

@@ -93,6 +93,10 @@ function facts(over: Changes = {}): Facts {
   };
 }
 
+const on = (parent: string, bitmapAlias?: string) => ({
+  wishes: { full: false, fullEvery: 10, parent: { point: parent as PointId, bitmapAlias } },
+});
+const called = { ...second, bitmapAlias: 'backup-2' };
 const sealed = point('p3', 'p2', { sealed: true });
 const other = point('q1', null);
 const table: [string, Facts, string][] = [
@@ -144,6 +148,46 @@ const table: [string, Facts, string][] = [
   ['a disk more', facts({ names: ['vda', 'vdb', 'vdc'], vdc: { bitmap: lost } }), 'incremental tracked'],
   ['a disk less', facts({ names: ['vda'] }), 'incremental tracked'],
   ['other disks altogether', facts({ names: ['sda', 'sdb'] }), 'full disks-changed'],
+  ['the newest point named as the parent', facts(on('p2')), 'incremental tracked'],
+  ['an older point named as the parent', facts(on('p1')), 'incremental resynced'],
+  [
+    'an older point named, to which all disks were rolled back',
+    facts({ ...on('p1'), all: (name) => tracked(first, name) }),
+    'incremental branched',
+  ],
+  [
+    'the newest point named, though all disks were rolled back to an older one',
+    facts({ ...on('p2'), all: (name) => tracked(first, name) }),
+    'incremental resynced',
+  ],
+  ['a named parent that is not there', facts(on('p9')), 'full chain-sealed'],
+  [
+    'a named parent that is sealed',
+    facts({ points: [first, { ...second, sealed: true }], ...on('p2') }),
+    'full chain-sealed',
+  ],
+  [
+    'a named parent without one of the disks',
+    facts({ names: ['vda', 'vdc'], vdc: { bitmap: lost }, ...on('p2') }),
+    'full disks-changed',
+  ],
+  [
+    'a named parent that cannot be compared with',
+    facts({ ...on('p1'), vda: { resyncTrouble: 'no' } }),
+    'full bitmap-lost',
+  ],
+  ['a named parent before there is any', facts({ points: [], ...on('p1') }), 'full first'],
+  [
+    'the alias of its bitmaps',
+    facts({ points: [first, called], ...on('p2', 'backup-2') }),
+    'incremental tracked',
+  ],
+  [
+    'another alias than that of its bitmaps',
+    facts({ points: [first, called], ...on('p2', 'backup-1') }),
+    'incremental resynced',
+  ],
+  ['an alias where its bitmaps have none', facts(on('p2', 'backup-2')), 'incremental resynced'],
 ];
 
 for (const [title, given, expected] of table) {
