@@ -33,10 +33,11 @@ export interface DiskSpec {
 }
 
 export interface FixtureDisk extends DiskSpec {
-  readonly format: 'qcow2' | 'raw';
   readonly attach: Attach;
   /** what QEMU opens at its next start; an external snapshot does not change it, `restart({images})` does */
   image: string;
+  /** of that image */
+  format: 'qcow2' | 'raw';
   /** the device as `query-block` calls it; `qemu-io -d` takes it */
   qdev: string;
 }

@@ -1,5 +1,5 @@
 /** The bitmaps in a VM: whose each is, what it is good for, and removing those that nobody needs. */
-import { type BitmapName, parseBitmapName, type VmName } from '../base/ids.ts';
+import { isBitmapOf, parseBitmapName, type VmName } from '../base/ids.ts';
 import { formatBytes } from '../base/units.ts';
 import { newest } from '../vault/chain.ts';
 import type { Manifest } from '../vault/manifest.ts';
@@ -72,9 +72,11 @@ export async function vmBitmaps(
     warnings.push(`nothing was removed: ${broken.map(({ error }) => error.message).join('; ')}`);
     return { bitmaps: before, removed: [], warnings };
   }
-  await removeBitmaps(vm.client, new Set(wanted.map((bitmap) => bitmap.name)));
-  const removed = new Set(wanted);
-  return { bitmaps: before.filter((bitmap) => !removed.has(bitmap)), removed: wanted, warnings };
+  await removeBitmaps(vm.client, (name) => wanted.some((bitmap) => bitmap.name === name));
+  const bitmaps = await list(engine, vault, vm, points);
+  const isThere = ({ node, name }: ListedBitmap) =>
+    bitmaps.some((bitmap) => bitmap.node === node && bitmap.name === name);
+  return { bitmaps, removed: wanted.filter((bitmap) => !isThere(bitmap)), warnings };
 }
 
 async function list(
@@ -112,9 +114,8 @@ function ownerOf(
   points: readonly Manifest[],
   ofRuns: ReadonlySet<string>,
 ): BitmapOwner {
-  const parsed: { vault: string; name: BitmapName } | null = parseBitmapName(name);
-  if (parsed === null) return 'foreign';
-  if (!vault.id.startsWith(parsed.vault)) return 'other-vault';
+  if (parseBitmapName(name) === null) return 'foreign';
+  if (!isBitmapOf(vault.id, name)) return 'other-vault';
   if (point !== null) return point.id === newest(points)?.id ? 'newest' : 'older';
   return ofRuns.has(name) ? 'run' : 'orphan';
 }

@@ -14,14 +14,14 @@ export function imagePlace(tools: QemuTools, images: Iterable<string>): RunPlace
   return {
     // Jobs, nodes and exports ended with the VM, or with the run's own daemon.
     takeOut: async () => [],
-    async removeBitmaps(names) {
+    async removeBitmaps(isWanted) {
       for (const path of new Set(images)) {
         const found = await stat(path).catch(() => null);
         if (found === null || (await formatOf(path)) !== 'qcow2') continue;
         // A guest may have written this header onto its raw disk: no other file is opened because of it.
         if ((await readQcow2Header(path)).externalData) continue;
         const { bitmaps } = await imageInfo(tools, { path, format: 'qcow2' }, { timeoutMs: LOOK_MS });
-        for (const { name } of bitmaps) if (names.has(name)) await removeImageBitmap(tools, { path, name });
+        for (const { name } of bitmaps) if (isWanted(name)) await removeImageBitmap(tools, { path, name });
       }
     },
   };

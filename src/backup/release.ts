@@ -20,13 +20,13 @@ import { type FoundRun, type RunFacts, readRunRecords, removeRunRecord } from '.
 export interface RunPlace {
   /** @returns warnings @throws vm-left-unclean */
   takeOut(record: RunFacts): Promise<string[]>;
-  removeBitmaps(names: ReadonlySet<string>): Promise<void>;
+  removeBitmaps(isWanted: (name: string) => boolean): Promise<void>;
 }
 
 export function placeIn(vm: Vm): RunPlace {
   return {
     takeOut: (record) => takeOut(vm, record),
-    removeBitmaps: (names) => removeBitmaps(vm.client, names),
+    removeBitmaps: (isWanted) => removeBitmaps(vm.client, isWanted),
   };
 }
 
@@ -86,7 +86,10 @@ export async function release(
   if (place === null || out) await attempt('removing its folders', () => removeRunFolders(record.folders));
   if (!out || !writerGone || published === 'unknown') return warnings;
   const bitmapsGone =
-    published || (await attempt('removing its bitmaps', () => place.removeBitmaps(new Set(record.bitmaps))));
+    published ||
+    (await attempt('removing its bitmaps', () =>
+      place.removeBitmaps((name) => record.bitmaps.includes(name)),
+    ));
   if (bitmapsGone) await removeRunRecord(engine.stateDir, record.run);
   return warnings;
 }

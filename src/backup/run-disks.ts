@@ -4,6 +4,7 @@ import { newBitmapName } from '../base/ids.ts';
 import { nbdLink } from '../base/nbd-link.ts';
 import { createImage, rebaseImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
+import { toolError } from '../vault/io-error.ts';
 import { backingLinkTo } from '../vault/links.ts';
 import type { Staging } from '../vault/staging.ts';
 import type { Vault } from '../vault/vault.ts';
@@ -70,7 +71,9 @@ export async function createFile(
     clusterBytes: GRANULARITY_BYTES,
     ...(link !== null && { backing: { link, format } }),
   };
-  await createImage(tools, image, { signal });
+  await createImage(tools, image, { signal }).catch((error: unknown) => {
+    throw toolError(error, 'making', image.path);
+  });
   await staging.hold(file);
 }
 
@@ -84,6 +87,8 @@ export async function compareWithParent(
   { onProgress, stallMs }: { onProgress: (fraction: number) => void; stallMs: number },
 ): Promise<void> {
   if (backingLink === null) throw new QmpvaultError('internal', `${file} has nothing to be compared with`);
-  const backing = { link: backingLink, format: 'qcow2' };
-  await rebaseImage(tools, { path: staging.diskPath(file), backing }, { signal, onProgress, stallMs });
+  const image = { path: staging.diskPath(file), backing: { link: backingLink, format: 'qcow2' } };
+  await rebaseImage(tools, image, { signal, onProgress, stallMs }).catch((error: unknown) => {
+    throw toolError(error, 'comparing into', image.path);
+  });
 }

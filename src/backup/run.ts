@@ -5,7 +5,7 @@
  */
 import { bounded, cancelledBy } from '../base/deadline.ts';
 import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
-import { newPointId, newRunId } from '../base/ids.ts';
+import { isBitmapOf, newPointId, newRunId } from '../base/ids.ts';
 import { Guard } from '../image/guard.ts';
 import { Writer } from '../image/writer.ts';
 import type { Lease } from '../vault/lease.ts';
@@ -232,13 +232,13 @@ export class Run {
     return publish(this.#context, { run: this.#run, staging: this.#staged(), disks: this.#disks, copied });
   }
 
-  /** From now on only the new bitmaps tell changes. */
+  /** From now on only the new bitmaps tell changes: those of points, also of deleted ones, and of dead runs are garbage. */
   async #removeOldBitmaps(point: Manifest): Promise<void> {
-    const { vm, engine, survey } = this.#context;
+    const { vm, engine, vault } = this.#context;
     await engine.reachStep('published');
-    const old = survey.points.flatMap(({ disks }) => disks.flatMap(({ bitmap }) => bitmap?.name ?? []));
+    const { bitmaps } = this.#record;
     try {
-      await removeBitmaps(vm.client, new Set(old));
+      await removeBitmaps(vm.client, (name) => isBitmapOf(vault.id, name) && !bitmaps.includes(name));
     } catch (error) {
       this.warnings.push(`${point.id} is published; an old bitmap could not be removed: ${messageOf(error)}`);
     }

@@ -4,7 +4,7 @@
  */
 import { bounded, cancelledBy } from '../base/deadline.ts';
 import { messageOf, QmpvaultError } from '../base/errors.ts';
-import { newPointId, newRunId, type PointId } from '../base/ids.ts';
+import { isBitmapOf, newPointId, newRunId, type PointId } from '../base/ids.ts';
 import { Writer } from '../image/writer.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { Staging } from '../vault/staging.ts';
@@ -79,7 +79,7 @@ export class StoppedRun {
       await daemon.finish({ signal: control.signal });
       const point = await this.#publish(daemon, disks, found, copied);
       published = true;
-      await this.#removeOldBitmaps(point, found);
+      await this.#removeOldBitmaps(point);
       return point;
     } catch (error) {
       throw control.signal?.aborted ? cancelledBy(control.signal) : error;
@@ -227,12 +227,14 @@ export class StoppedRun {
   }
 
   /** What is left of them because a VM has started now, its next run removes. */
-  async #removeOldBitmaps(point: Manifest, { points }: Survey): Promise<void> {
-    const { engine } = this.#context;
+  async #removeOldBitmaps(point: Manifest): Promise<void> {
+    const { engine, vault } = this.#context;
+    const { images, bitmaps } = this.#record;
     await engine.reachStep('published');
-    const old = points.flatMap(({ disks }) => disks.flatMap(({ bitmap }) => bitmap?.name ?? []));
     try {
-      await imagePlace(engine.tools, this.#record.images).removeBitmaps(new Set(old));
+      await imagePlace(engine.tools, images).removeBitmaps(
+        (name) => isBitmapOf(vault.id, name) && !bitmaps.includes(name),
+      );
     } catch (error) {
       this.warnings.push(`${point.id} is published; an old bitmap could not be removed: ${messageOf(error)}`);
     }

@@ -46,6 +46,12 @@ export function parseBitmapName(name: string): { vault: string; name: BitmapName
   return match?.[1] === undefined ? null : { vault: match[1], name: name as BitmapName };
 }
 
+/** Whether a bitmap was made for a vault, whatever VM, run or point it was made for. */
+export function isBitmapOf(vault: VaultId, name: string): boolean {
+  const parsed = parseBitmapName(name);
+  return parsed !== null && vault.startsWith(parsed.vault);
+}
+
 const NAME_MAX_BYTES = 200;
 
 /**

@@ -16,7 +16,7 @@ import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts
 import { messageOf, QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 import { readQcow2Header } from './qcow2-header.ts';
-import { type CallOptions, createImage } from './qemu-img.ts';
+import { type CallOptions, createImage, systemError } from './qemu-img.ts';
 import type { QemuTools } from './tools.ts';
 
 const START_MS = 10_000;
@@ -159,9 +159,8 @@ async function connect(path: string, daemon: Daemon): Promise<QmpClient | undefi
 }
 
 function failed(path: string, reason: string, cause?: unknown): QmpvaultError {
-  const errno = reason.includes('No space left on device') ? 'ENOSPC' : undefined;
   return new QmpvaultError('image-tool-failed', `pulling the backing file into ${path} failed: ${reason}`, {
     details: { path },
-    cause: errno ? Object.assign(new Error(reason), { code: errno }) : cause,
+    cause: systemError(reason) ?? cause,
   });
 }

@@ -338,8 +338,13 @@ async function neverUnless(
   return new Promise(() => {});
 }
 
-/** qemu-img has no errno in its exit code, only strerror(3)'s text; callers tell a full disk from the rest by it. */
-function systemError(reason: string): Error | undefined {
-  const errno = reason.includes('No space left on device') ? 'ENOSPC' : undefined;
-  return errno && Object.assign(new Error(reason), { code: errno });
+const FULL = [
+  ['No space left on device', 'ENOSPC'],
+  ['Disk quota exceeded', 'EDQUOT'],
+] as const;
+
+/** QEMU's tools have no errno in their exit codes, only strerror(3)'s text; callers tell a full disk from the rest by it. */
+export function systemError(reason: string): Error | undefined {
+  const code = FULL.find(([text]) => reason.includes(text))?.[1];
+  return code && Object.assign(new Error(reason), { code });
 }

@@ -15,7 +15,7 @@ import { readQcow2Header } from '../image/qcow2-header.ts';
 import { commitImage, compare, createImage, rebaseImage } from '../image/qemu-img.ts';
 import type { DiskFile, Move } from '../vault/change.ts';
 import { renameDurably, syncFile } from '../vault/durable.ts';
-import { ioError } from '../vault/io-error.ts';
+import { ioError, isErrno } from '../vault/io-error.ts';
 import { backingLinkTo } from '../vault/links.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import type { UpkeepEngine } from './engine.ts';
@@ -100,7 +100,7 @@ async function synced(path: string, write: () => Promise<void>): Promise<void> {
   });
   try {
     await write().catch((error: unknown) => {
-      throw errnoOf(error) === 'ENOSPC' ? noRoom(path, error) : error;
+      throw isErrno(error, 'ENOSPC', 'EDQUOT') ? noRoom(path, error) : error;
     });
     await syncFile(handle, path);
   } finally {

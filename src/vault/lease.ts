@@ -64,7 +64,7 @@ export class Lease {
     );
   }
 
-  /** Idempotent. @throws vault-unreadable; the lease is dead to other processes of this host all the same */
+  /** Idempotent. @throws vault-unreadable: then this process may take it again, and others when its term has passed */
   release(): Promise<void> {
     return this.#claim.release();
   }

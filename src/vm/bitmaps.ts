@@ -151,13 +151,14 @@ export async function checkIdentities(
 
 /**
  * Removes bitmaps wherever in the VM they are: after a restart a disk's node may have another name, the names of
- * bitmaps are unique. One that is gone already is fine, an inconsistent one too.
+ * bitmaps are unique. One that is gone already is fine, an inconsistent one too. What lies below an overlay cannot be
+ * removed until a commit makes it the disk again.
  */
-export async function removeBitmaps(client: QmpClient, names: ReadonlySet<string>): Promise<void> {
-  if (names.size === 0) return;
-  for (const [node, { bitmaps }] of (await readBlockGraph(client)).nodes) {
+export async function removeBitmaps(client: QmpClient, isWanted: (name: string) => boolean): Promise<void> {
+  for (const [node, { bitmaps, readOnly }] of (await readBlockGraph(client)).nodes) {
+    if (readOnly) continue;
     for (const { name } of bitmaps) {
-      if (names.has(name)) await client.execute('block-dirty-bitmap-remove', { node, name });
+      if (isWanted(name)) await client.execute('block-dirty-bitmap-remove', { node, name });
     }
   }
 }

@@ -6,14 +6,18 @@ import type { TestSite } from './engine.ts';
 const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 
 /** `qmpvault ARGS --json`, with the site's folders; a failing exit code is no exception. */
-export function cli(site: TestSite, args: readonly string[], env: Record<string, string> = {}) {
+export function cli(
+  { engine }: Pick<TestSite, 'engine'>,
+  args: readonly string[],
+  env: Record<string, string> = {},
+) {
   return execa(process.execPath, [MAIN, ...args, '--json'], {
     reject: false,
     stdin: 'ignore',
     env: {
-      QMPVAULT_STATE_DIR: site.engine.stateDir,
-      QMPVAULT_RUNTIME_DIR: site.engine.runtimeDir,
-      QMPVAULT_SCRATCH_DIR: site.engine.scratchDir,
+      QMPVAULT_STATE_DIR: engine.stateDir,
+      QMPVAULT_RUNTIME_DIR: engine.runtimeDir,
+      QMPVAULT_SCRATCH_DIR: engine.scratchDir,
       ...env,
     },
   });

@@ -1,0 +1,108 @@
+/** Backups with everything that may happen during one, and what the shadow learns of them. */
+import { strict as assert } from 'node:assert';
+import fc from 'fast-check';
+import { backUp } from '../../src/backup/backup.ts';
+import type { BackupRequest } from '../../src/backup/engine.ts';
+import type { DiskName } from '../../src/base/ids.ts';
+import { STEPS, type Step } from '../../src/base/steps.ts';
+import type { Manifest } from '../../src/vault/manifest.ts';
+import { chosen, type Write, write, writeOn } from './kind.ts';
+import { Tally } from './tally.ts';
+import { type Contents, type ModelVault, VM, type World } from './world.ts';
+
+/** Holes are looked for on larger disks than these. */
+export const RUN_STEPS: readonly Step[] = STEPS.backup.filter((step) => step !== 'holes');
+/** Where the guest writes while it is backed up. While it is paused, it cannot. */
+const WRITE_STEPS = RUN_STEPS.filter((step) => !['frozen', 'stopped', 'inserted'].includes(step));
+
+export interface Wishes {
+  readonly vault: number;
+  readonly fullEvery: number;
+  readonly during: readonly { readonly step: Step; readonly write: Write }[];
+}
+
+/** The second one is for one in five. */
+export const vault: fc.Arbitrary<number> = fc.oneof(
+  { weight: 4, arbitrary: fc.constant(0) },
+  { weight: 1, arbitrary: fc.constant(1) },
+);
+
+export const wishes: fc.Arbitrary<Wishes> = fc.record({
+  vault,
+  fullEvery: fc.constantFrom(3, 6, 20),
+  during: fc.array(fc.record({ step: fc.constantFrom(...WRITE_STEPS), write }), { maxLength: 4 }),
+});
+
+export function vaultOf({ vaults }: World, choice: number): ModelVault {
+  const vault = chosen(vaults, choice);
+  if (vault === undefined) throw new Error('there is no vault');
+  return vault;
+}
+
+export interface Special extends Partial<BackupRequest> {
+  readonly signal?: AbortSignal;
+  /** Done at each step, before the guest writes. */
+  readonly at?: (step: Step) => Promise<void>;
+}
+
+/** A backup of the running VM, into the vault and into the shadow. @throws what it ended with */
+export async function backUpRunning(
+  world: World,
+  { vault: choice, fullEvery, during }: Wishes,
+  { signal, at, ...special }: Special = {},
+): Promise<Manifest> {
+  const model = vaultOf(world, choice);
+  let moment: Contents | null = null;
+  const reachStep = async (step: Step) => {
+    // Nothing is written between this step and the moment.
+    if (step === 'frozen') moment = world.contents();
+    await at?.(step);
+    if (world.vm.isAlive)
+      await writeOn(
+        world,
+        during.flatMap((one) => (one.step === step ? [one.write] : [])),
+      );
+  };
+  const request = { vm: VM, qmp: world.vm.qmpSocket, quiesce: 'auto', fullEvery, ...special } as const;
+  const { point } = await backUp({ ...world.engine, reachStep }, model.vault, request, { signal });
+  assert.ok(moment !== null, 'there was a moment');
+  note(world, model, point, moment);
+  const names = point.disks.map(({ name }) => name as string);
+  const attached = world.attached.map(({ spec }) => spec.name);
+  assert.deepEqual(names.toSorted(), attached.toSorted(), 'a point has all disks of the VM');
+  return point;
+}
+
+/** The same of the VM while it is stopped. @param images whether its images are named, or left to be remembered */
+export async function backUpStopped(
+  world: World,
+  { vault: choice, fullEvery }: Pick<Wishes, 'vault' | 'fullEvery'>,
+  { named }: { named: boolean },
+): Promise<Manifest> {
+  const model = vaultOf(world, choice);
+  const images = new Map(
+    world.attached.map((disk) => [disk.spec.name as DiskName, world.imageOf(disk).path]),
+  );
+  const request = {
+    vm: VM,
+    qmp: world.vm.qmpSocket,
+    quiesce: 'auto',
+    fullEvery,
+    ...(named && { images }),
+  } as const;
+  const { point } = await backUp(world.engine, model.vault, request, {});
+  note(world, model, point, world.contents());
+  return point;
+}
+
+function note(world: World, model: ModelVault, point: Manifest, moment: Contents): void {
+  model.points.set(point.id, moment);
+  settle(model);
+  Tally.count(world.tally.points, point.how);
+}
+
+/** Whoever took the lease and ended in order has cleared up after the dead. */
+export function settle(model: ModelVault): void {
+  model.isUnsettled = false;
+  model.doubtful.clear();
+}

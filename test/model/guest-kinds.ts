@@ -1,0 +1,251 @@
+/** What happens to a VM and its disks while nobody backs it up. */
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { execa } from 'execa';
+import fc from 'fast-check';
+import { codeOf } from '../../src/base/errors.ts';
+import { MiB } from '../../src/base/units.ts';
+import { examineGuest } from './examination.ts';
+import {
+  CLUSTER_BYTES,
+  choice,
+  chosen,
+  kind,
+  nothing,
+  type Outcome,
+  rangeOn,
+  write,
+  writeOn,
+  writes,
+} from './kind.ts';
+import type { ModelDisk, World } from './world.ts';
+
+const MAX_DISK_BYTES = 16 * MiB;
+const MIN_DISK_BYTES = MiB;
+const SECTOR_BYTES = 512;
+
+export const guestKinds = {
+  write: kind({
+    weight: 12,
+    parameters: fc.record({ writes: writes(4) }),
+    async perform(world, { writes }) {
+      await writeOn(world, writes);
+      return 'done';
+    },
+  }),
+
+  zero: kind({
+    weight: 4,
+    parameters: fc.record({ range: write, unmap: fc.boolean() }),
+    async perform(world, { range: wish, unmap }) {
+      const disk = chosen(world.attached, wish.disk);
+      const range = disk && rangeOn(disk, wish);
+      if (!disk || !range) return 'passed';
+      await world.vm.zero(disk.spec.name, range.offset, range.length, { unmap });
+      disk.content = disk.content.filled(0, range.offset, range.length);
+      return 'done';
+    },
+  }),
+
+  discard: kind({
+    weight: 4,
+    parameters: fc.record({ range: write }),
+    async perform(world, { range: wish }) {
+      const disk = chosen(world.attached, wish.disk);
+      // What a discard of less than a cluster leaves is up to the image.
+      const range = disk && rangeOn(disk, wish, CLUSTER_BYTES);
+      if (!disk || !range) return 'passed';
+      await world.vm.discard(disk.spec.name, range.offset, range.length);
+      disk.content = disk.content.filled(0, range.offset, range.length);
+      return 'done';
+    },
+  }),
+
+  grow: kind({
+    weight: 3,
+    parameters: fc.record({
+      disk: choice,
+      sectors: fc.integer({ min: 1, max: 4096 }),
+      running: fc.boolean(),
+    }),
+    async perform(world, { disk: choice, sectors, running }) {
+      const disk = chosen(world.attached, choice);
+      const sizeBytes = (disk?.content.sizeBytes ?? 0) + sectors * SECTOR_BYTES;
+      if (!disk || sizeBytes > MAX_DISK_BYTES || world.isUnsettled) return 'passed';
+      if (running) {
+        const node = disk.spec.throttle === undefined ? disk.node : `${disk.spec.name}-limited`;
+        await world.vm.qmp.execute('block_resize', { 'node-name': node, size: sizeBytes });
+      } else {
+        await whileStopped(world, () => resizeImage(world, disk, sizeBytes));
+      }
+      disk.content = disk.content.resized(sizeBytes);
+      return 'done';
+    },
+  }),
+
+  /** An image with bitmaps cannot be made smaller: its operator takes them away. */
+  shrink: kind({
+    weight: 3,
+    parameters: fc.record({ disk: choice, sectors: fc.integer({ min: 1, max: 4096 }) }),
+    async perform(world, { disk: choice, sectors }) {
+      const disk = chosen(world.attached, choice);
+      const sizeBytes = (disk?.content.sizeBytes ?? 0) - sectors * SECTOR_BYTES;
+      if (!disk || sizeBytes < MIN_DISK_BYTES || disk.images.length > 1 || disk.spec.withBacking)
+        return 'passed';
+      await whileStopped(world, async () => {
+        await removeBitmaps(world, disk);
+        await resizeImage(world, disk, sizeBytes);
+      });
+      disk.content = disk.content.resized(sizeBytes);
+      return 'done';
+    },
+  }),
+
+  /** In, or out again; what was out comes back as it was. */
+  plug: kind({
+    weight: 5,
+    parameters: nothing,
+    async perform(world) {
+      const { vm, spare } = world;
+      if (world.isUnsettled) return 'passed';
+      if (vm.disks.some(({ name }) => name === spare.name)) {
+        await vm.unplug(spare.name);
+        return 'done';
+      }
+      await vm.plug(spare);
+      const known = world.disks.get(spare.name);
+      if (known === undefined) await world.meet(spare);
+      else known.node = spare.name;
+      return 'done';
+    },
+  }),
+
+  snapshot: kind({
+    weight: 4,
+    parameters: fc.record({ disk: choice }),
+    async perform(world, { disk: choice }) {
+      const disk = chosen(withoutSpare(world), choice);
+      if (!disk || disk.images.length > 2) return 'passed';
+      const path = join(world.lab, 'vm', `${world.newName('overlay')}.qcow2`);
+      const node = world.newName('overlay');
+      const arguments_ = { 'snapshot-file': path, 'snapshot-node-name': node, format: 'qcow2' };
+      try {
+        await world.vm.qmp.execute('blockdev-snapshot-sync', { 'node-name': disk.node, ...arguments_ });
+      } catch (error) {
+        // A dead run's jobs are still at work on it.
+        if (codeOf(error) !== 'qmp-command' || !world.isUnsettled) throw error;
+        await rm(path, { force: true });
+        return 'passed';
+      }
+      world.consistsOf(disk, [...disk.images, { path, format: 'qcow2' }]);
+      disk.node = node;
+      return 'done';
+    },
+  }),
+
+  commit: kind({
+    weight: 5,
+    parameters: fc.record({ disk: choice }),
+    async perform(world, { disk: choice }) {
+      const disk = chosen(
+        withoutSpare(world).filter(({ images }) => images.length > 1),
+        choice,
+      );
+      if (!disk || world.isUnsettled) return 'passed';
+      await commitAll(world, disk);
+      return 'done';
+    },
+  }),
+
+  restart: kind({
+    weight: 5,
+    parameters: fc.record({ save: fc.boolean() }),
+    async perform(world, { save }) {
+      await whileStopped(world, async () => {
+        if (save && !world.isUnsettled) await world.save();
+      });
+      return 'done';
+    },
+  }),
+
+  rollBack: kind({
+    weight: 5,
+    parameters: fc.record({ only: fc.option(choice) }),
+    async perform(world, { only }): Promise<Outcome> {
+      if (world.isUnsettled) return 'passed';
+      const all = world.attached.map(({ spec }) => spec.name);
+      const names = only === null ? all : [chosen(all, only) ?? ''];
+      let done: string[] = [];
+      await whileStopped(world, async () => {
+        done = await world.rollBack(names);
+        if (done.length === 0) await world.save();
+      });
+      return done.length > 0 ? 'done' : 'passed';
+    },
+  }),
+};
+
+function withoutSpare({ attached, spare }: World): ModelDisk[] {
+  return attached.filter(({ spec }) => spec.name !== spare.name);
+}
+
+async function whileStopped(world: World, act: () => Promise<unknown>): Promise<void> {
+  await world.vm.quit();
+  await examineGuest(world);
+  await act();
+  await world.startVm();
+}
+
+async function resizeImage(world: World, disk: ModelDisk, sizeBytes: number): Promise<void> {
+  const { path, format } = world.imageOf(disk);
+  await execa(join(world.vm.bin, 'qemu-img'), [
+    'resize',
+    '-q',
+    '-f',
+    format,
+    '--shrink',
+    path,
+    `${sizeBytes}`,
+  ]);
+}
+
+async function removeBitmaps(world: World, disk: ModelDisk): Promise<void> {
+  const { path, format } = world.imageOf(disk);
+  if (format === 'raw') return;
+  const qemuImg = join(world.vm.bin, 'qemu-img');
+  const { stdout } = await execa(qemuImg, ['info', '--output=json', path]);
+  const info = JSON.parse(stdout) as {
+    'format-specific'?: { data?: { bitmaps?: readonly { name: string }[] } };
+  };
+  for (const { name } of info['format-specific']?.data?.bitmaps ?? []) {
+    await execa(qemuImg, ['bitmap', '--remove', path, name]);
+  }
+}
+
+/** All overlays into the lowest image, to which the VM then writes again. */
+async function commitAll(world: World, disk: ModelDisk): Promise<void> {
+  const { vm } = world;
+  const [lowest] = disk.images;
+  if (lowest === undefined) return;
+  const nodes = (await vm.qmp.execute('query-named-block-nodes', { flat: true })) as {
+    'node-name': string;
+    drv: string;
+    file: string;
+  }[];
+  const base = nodes.find(({ drv, file }) => drv === lowest.format && file === lowest.path)?.['node-name'];
+  const events = vm.qmp.listen();
+  try {
+    const job = { 'job-id': 'commit', device: disk.node, 'base-node': base };
+    await vm.qmp.execute('block-commit', job);
+    for (;;) {
+      const { name } = await events.next({ timeoutMs: 20_000 });
+      if (name === 'BLOCK_JOB_READY') await vm.qmp.execute('block-job-complete', { device: 'commit' });
+      if (name === 'BLOCK_JOB_COMPLETED') break;
+    }
+  } finally {
+    events.close();
+  }
+  await world.removeOverlays(disk);
+  world.consistsOf(disk, [lowest]);
+  disk.node = base ?? '';
+}

@@ -1,0 +1,57 @@
+/** Shortest sequences of what the model once found wrong; the defects are told in docs/reliability.md. */
+import t from 'tap';
+import { MiB } from '../../src/base/units.ts';
+import type { DiskSpec } from '../../vm-fixtures/guestless.ts';
+import { qemuVersions } from '../helpers/qemu-versions.ts';
+import type { Operation } from './operations.ts';
+import { play } from './play.ts';
+
+const PLAIN: readonly DiskSpec[] = [
+  { name: 'vda', sizeBytes: 4 * MiB },
+  { name: 'vdb', sizeBytes: 4 * MiB, attach: 'virtio-scsi' },
+];
+const SPARE: DiskSpec = { name: 'hot', sizeBytes: 2 * MiB };
+const FIRST = { vault: 0, point: 0 };
+const WISHES = { vault: 0, fullEvery: 20, during: [] };
+
+interface Regression {
+  readonly seed: number;
+  readonly what: string;
+  readonly disks?: readonly DiskSpec[];
+  /** After a first backup; at the end comes another one. */
+  readonly operations: readonly Operation[];
+}
+
+const REGRESSIONS: readonly Regression[] = [
+  {
+    seed: 1,
+    what: 'a vault that is full before the first byte is said to be full',
+    operations: [{ kind: 'fillVaultInBackup', wishes: WISHES, full: false, freeKiB: 0, before: [] }],
+  },
+  {
+    seed: 2,
+    what: 'bitmaps below an overlay cannot be removed, and those of the other disks are all the same',
+    operations: [
+      { kind: 'snapshot', disk: 1 },
+      { kind: 'backup', ...WISHES },
+      { kind: 'commit', disk: 0 },
+    ],
+  },
+  {
+    seed: 4,
+    what: 'the bitmap of a deleted point goes with the next backup',
+    operations: [
+      { kind: 'deleteWithDescendants', ...FIRST },
+      { kind: 'backup', ...WISHES },
+    ],
+  },
+];
+
+for (const qemu of qemuVersions(['7.2', '11.1'])) {
+  for (const { seed, what, disks = PLAIN, operations } of REGRESSIONS) {
+    t.test(`QEMU ${qemu}: ${what} (seed ${seed})`, async (t) => {
+      await play({ layout: { disks, spare: SPARE }, operations }, { qemu });
+      t.pass();
+    });
+  }
+}
