@@ -3,22 +3,26 @@ import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import type { TestSite } from './engine.ts';
 
-const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
+export const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 
 /** `qmpvault ARGS --json`, with the site's folders; a failing exit code is no exception. */
 export function cli(
-  { engine }: Pick<TestSite, 'engine'>,
+  site: Pick<TestSite, 'engine'>,
   args: readonly string[],
   env: Record<string, string> = {},
 ) {
   return execa(process.execPath, [MAIN, ...args, '--json'], {
     reject: false,
     stdin: 'ignore',
-    env: {
-      QMPVAULT_STATE_DIR: engine.stateDir,
-      QMPVAULT_RUNTIME_DIR: engine.runtimeDir,
-      QMPVAULT_SCRATCH_DIR: engine.scratchDir,
-      ...env,
-    },
+    env: { ...siteEnv(site), ...env },
   });
+}
+
+/** Where the command line finds the folders of a site's engine. */
+export function siteEnv({ engine }: Pick<TestSite, 'engine'>): Record<string, string> {
+  return {
+    QMPVAULT_STATE_DIR: engine.stateDir,
+    QMPVAULT_RUNTIME_DIR: engine.runtimeDir,
+    QMPVAULT_SCRATCH_DIR: engine.scratchDir,
+  };
 }

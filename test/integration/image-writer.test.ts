@@ -319,20 +319,6 @@ t.test('a writer lives on when its engine is killed, and the next engine adopts 
   t.equal(await Writer.adopt({ dir: here.own }), null);
 });
 
-t.test("a terminal's Ctrl-C, its hang-up and a lost stdout end the engine and not the writer", async (t) => {
-  const here = await site(t);
-  const { engine, pid } = await engineWithWriter(t, here);
-  engine.stdout.destroy();
-  engine.stderr.destroy();
-  process.kill(-engine.pid!, 'SIGINT');
-  process.kill(-engine.pid!, 'SIGHUP');
-  await engine;
-  await overNbd('7.2', uri(here.nbd, 'vda'), 'write -P 1 0 4M');
-  const writer = await Writer.adopt({ dir: here.own });
-  t.equal(writer?.pid, pid);
-  await writer?.kill();
-});
-
 t.test('a leftover that hangs cannot be adopted, but killed', async (t) => {
   const here = await site(t);
   const { engine, pid } = await engineWithWriter(t, here);
