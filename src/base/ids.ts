@@ -59,12 +59,12 @@ const NAME_MAX_BYTES = 200;
  * quoting agree on; bounded, so that our prefixes and suffixes still fit into 255 bytes.
  * @throws name-invalid
  */
-function checkName(what: string, name: string): string {
+function checkName(what: string, name: string, maxBytes = NAME_MAX_BYTES): string {
   const problem =
     name === ''
       ? 'is empty'
-      : Buffer.byteLength(name) > NAME_MAX_BYTES
-        ? `is longer than ${NAME_MAX_BYTES} bytes`
+      : Buffer.byteLength(name) > maxBytes
+        ? `is longer than ${maxBytes} bytes`
         : name.startsWith('.')
           ? 'begins with a dot'
           : name.startsWith('-')
@@ -95,6 +95,11 @@ export function vmName(name: string): VmName {
 /** @throws name-invalid */
 export function diskName(name: string): DiskName {
   return checkName('disk name', name) as DiskName;
+}
+
+/** The file of a disk in a point: its name, and a suffix. @throws name-invalid */
+export function fileName(name: string): string {
+  return checkName('file name', name, NAME_MAX_BYTES + '.qcow2'.length);
 }
 
 const VM_FOLDER_FILES = new Set(['vm.json', 'lease.json', 'journal.json', 'readers']);

@@ -1,5 +1,5 @@
 /** The names inside a vault. What is passing or internal begins with a dot, which no VM, point or disk may. */
-import { diskName } from '../base/ids.ts';
+import { fileName } from '../base/ids.ts';
 
 export const VAULT_FILE = 'vault.json';
 export const VM_FILE = 'vm.json';
@@ -35,5 +35,5 @@ export function isCandidate(name: string): boolean {
 
 /** Checks the name of a disk's file inside a point. @throws name-invalid */
 export function diskFileName(file: string): string {
-  return diskName(file === MANIFEST_FILE || file === VERIFIED_FILE ? '' : file);
+  return fileName(file === MANIFEST_FILE || file === VERIFIED_FILE ? '' : file);
 }

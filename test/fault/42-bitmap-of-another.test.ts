@@ -3,13 +3,37 @@ import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
 import { MiB } from '../../src/base/units.ts';
-import { backedUpVm, TWO_DISKS, UUID } from '../helpers/backed-up-vm.ts';
-import { backUpWithTruth, expectTruth } from '../helpers/engine.ts';
+import { backedUpVm, expectThinNext, TWO_DISKS, UUID } from '../helpers/backed-up-vm.ts';
+import { backUpWithTruth, expectClean, expectTruth } from '../helpers/engine.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
 import { testVm } from '../helpers/vm.ts';
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
+  t.test(`QEMU ${qemu}: bitmaps under names like ours are no parent, and are left alone`, async (t) => {
+    const given = await backedUpVm(t, qemu);
+    const { vm, site, bitmap } = given;
+    const ours = bitmap('vda');
+    const strangers = [
+      { node: 'vda', name: `qmpvault-deadbeef-${'0'.repeat(32)}` },
+      { node: 'vda', name: `${ours.name.slice(0, 18)}${'0'.repeat(32)}` },
+      { node: 'vda', name: `${ours.name}0` },
+      // The one of another disk.
+      { node: 'vda', name: bitmap('vdb').name },
+    ];
+    await vm.qmp.execute('block-dirty-bitmap-remove', ours);
+    for (const stranger of strangers) {
+      await vm.qmp.execute('block-dirty-bitmap-add', { ...stranger, persistent: true, granularity: 65536 });
+    }
+    const theirs = new Set(strangers.map(({ name }) => name));
+    theirs.delete(bitmap('vdb').name);
+    await expectThinNext(t, given, 'resynced');
+    const left = (await vm.leftovers()).bitmaps.filter(({ name }) => theirs.has(name));
+    t.equal(left.length, theirs.size, 'what is of no run of ours is left alone');
+    for (const { node, name } of left) await vm.qmp.execute('block-dirty-bitmap-remove', { node, name });
+    await expectClean(t, site, vm, { bitmaps: 1 });
+  });
+
   t.test(`QEMU ${qemu}: a clone under the same name but with its own UUID is refused`, async (t) => {
     const { vm, site } = await backedUpVm(t, qemu);
     await vm.quit();

@@ -10,10 +10,12 @@ export function cli(
   site: Pick<TestSite, 'engine'>,
   args: readonly string[],
   env: Record<string, string> = {},
+  { cwd }: { cwd?: string } = {},
 ) {
   return execa(process.execPath, [MAIN, ...args, '--json'], {
     reject: false,
     stdin: 'ignore',
+    ...(cwd !== undefined && { cwd }),
     env: { ...siteEnv(site), ...env },
   });
 }
