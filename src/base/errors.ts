@@ -80,6 +80,7 @@ export const CODES = {
 
   'points-would-be-lost': [EXIT.refused, -32070, 'refused: restore points would be lost'],
   'vault-known': [EXIT.refused, -32071, 'refused: another vault is known at this path or to this VM'],
+  'point-held': [EXIT.refused, -32073, 'refused: files outside of the vault stand on the point'],
   'point-exists': [EXIT.refused, -32072, 'refused: a point of this name exists, or existed'],
 
   cancelled: [EXIT.cancelled, -32080, 'cancelled'],

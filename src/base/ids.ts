@@ -102,7 +102,7 @@ export function fileName(name: string): string {
   return checkName('file name', name, NAME_MAX_BYTES + '.qcow2'.length);
 }
 
-const VM_FOLDER_FILES = new Set(['vm.json', 'lease.json', 'journal.json', 'readers']);
+const VM_FOLDER_FILES = new Set(['vm.json', 'lease.json', 'journal.json', 'readers', 'holds']);
 
 /** @throws name-invalid */
 export function pointId(id: string): PointId {

@@ -50,6 +50,10 @@ export const STEPS = {
     'delete-remove',
     'delete-close',
   ],
+  /** A restore that copies nothing. */
+  'instant restore': ['instant-hold', 'instant-publish'],
+  /** What an instant restore left to be copied, for each disk. */
+  fill: ['fill-stream', 'fill-finalize', 'fill-release'],
   /** Of the daemon's record of a run: it is about to be written that. */
   record: [
     'run-queued',

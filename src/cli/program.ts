@@ -7,6 +7,8 @@ import { addBitmaps } from './commands/bitmaps.ts';
 import { addChain } from './commands/chain.ts';
 import { addConfig } from './commands/config.ts';
 import { addDelete } from './commands/delete.ts';
+import { addFill } from './commands/fill.ts';
+import { addHolds } from './commands/holds.ts';
 import { addInit } from './commands/init.ts';
 import { addInspect } from './commands/inspect.ts';
 import { addList } from './commands/list.ts';
@@ -31,6 +33,8 @@ const COMMANDS = [
   addShow,
   addChain,
   addRestore,
+  addFill,
+  addHolds,
   addServeNbd,
   addVerify,
   addProtect,

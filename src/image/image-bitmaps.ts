@@ -5,8 +5,9 @@
  * Unlike the other tools these are not killed, neither with us nor when we are cancelled: whoever dies with an image
  * open for writing leaves all its bitmaps marked as in use, and what they told is lost.
  */
-import { readFile, stat } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { execa } from 'execa';
 import { bounded } from '../base/deadline.ts';
 import { QmpvaultError } from '../base/errors.ts';
@@ -75,6 +76,22 @@ export async function drawPatternImage(
   // A cluster's first sector is enough to set its bit.
   const writes = pattern.flatMap((offset) => ['-c', `write -q -z ${offset} 512`]);
   await open(path, [tools.qemuIo, '-f', 'qcow2', ...writes, resolve(path)]);
+}
+
+/** Adds a bitmap that has just these clusters set: in a new image, the one of whatever that image is a copy of. */
+export async function seedImageBitmap(
+  tools: QemuTools,
+  bitmap: BitmapOf & { sizeBytes: number; granularityBytes: number; pattern: readonly number[] },
+): Promise<void> {
+  const dir = await mkdtemp(join(tmpdir(), 'qmpvault-'));
+  try {
+    const from = { path: join(dir, 'pattern.qcow2'), name: 'pattern' };
+    await drawPatternImage(tools, { ...bitmap, ...from });
+    await addImageBitmap(tools, bitmap);
+    await mergeImageBitmap(tools, { ...bitmap, from });
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
 }
 
 /**

@@ -1,10 +1,18 @@
 /** Bringing the disks of a restore point back. */
 import { z } from 'zod';
 import { QmpvaultError } from '../base/errors.ts';
+import { restoreInstantly } from '../restore/instant.ts';
 import { restorePoint } from '../restore/restore.ts';
 import type { RestoreTarget } from '../restore/restore-plan.ts';
 import { formatParam, vmParam } from '../rpc/params.ts';
-import { imagesParam, type OperationContext, openVault, selectorOrLatest, vaultParam } from './operation.ts';
+import {
+  imagesParam,
+  type OperationContext,
+  openVault,
+  openVaultToChange,
+  selectorOrLatest,
+  vaultParam,
+} from './operation.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
@@ -13,16 +21,25 @@ export const params = z.strictObject({
   to: z.string().min(1).optional().describe('all disks into this folder, as <disk>.<format>'),
   disks: imagesParam.optional().describe('some disks to files or block devices'),
   format: formatParam.default('qcow2'),
+  instant: z
+    .boolean()
+    .default(false)
+    .describe('copy nothing: overlays that need the vault until they are filled'),
   force: z.boolean().default(false).describe('overwrite what is there'),
 });
 
 /** @throws as restorePoint and openVault */
 export async function run(
-  { vault, to, disks, ...request }: z.output<typeof params>,
+  { vault, to, disks, instant, ...request }: z.output<typeof params>,
   context: OperationContext,
 ) {
   const { engine, signal, onProgress } = context;
   const target = targetOf(to, disks);
+  if (instant) {
+    if (request.format !== 'qcow2') throw new QmpvaultError('usage', 'an instant restore makes qcow2 images');
+    const opened = await openVaultToChange(vault, context);
+    return restoreInstantly(engine, opened, { ...request, target }, { signal });
+  }
   return restorePoint(
     engine.tools,
     await openVault(vault, context),

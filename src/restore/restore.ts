@@ -14,6 +14,7 @@ import { OpenPoint } from './open-point.ts';
 import { type DiskPlan, planRestore, type RestoreFormat, type RestoreRequest } from './restore-plan.ts';
 import { makeFolder, surveyTarget, Target, targetError } from './target.ts';
 import { type Need, oversize, refuseTooSmall } from './target-space.ts';
+import { trackFrom } from './tracking.ts';
 
 export interface RestoreProgress {
   readonly disks: readonly {
@@ -58,10 +59,10 @@ export async function restorePoint(
   await using open = await OpenPoint.open(vault, request, { what: 'a restore', signal });
   const plans = await open.check(planRestore(open.listing, open.point, request));
   const jobs = await prepare(tools, vault, plans, request, signal);
-  await write(tools, jobs, request.format, control, () => open.reader.assertRegistered());
+  const untracked = await write(tools, jobs, open, request.format, control);
   return {
     restored: jobs.map(({ disk, target, virtualSizeBytes }) => ({ disk, path: target, virtualSizeBytes })),
-    warnings: [...open.warnings, ...jobs.flatMap((job) => oversize(job, request.format) ?? [])],
+    warnings: [...open.warnings, ...untracked, ...jobs.flatMap((job) => oversize(job, request.format) ?? [])],
   };
 }
 
@@ -82,13 +83,14 @@ async function prepare(
   return jobs;
 }
 
+/** @returns warnings */
 async function write(
   tools: QemuTools,
   jobs: readonly Job[],
+  { point, reader }: OpenPoint,
   format: RestoreFormat,
   { signal, onProgress }: RestoreControl,
-  assertUnchanged: () => Promise<void>,
-): Promise<void> {
+): Promise<string[]> {
   const undo = new CleanupStack();
   const fractions = jobs.map(() => 0);
   const tell = () =>
@@ -100,6 +102,7 @@ async function write(
       })),
     });
   const targets: Target[] = [];
+  const warnings: string[] = [];
   try {
     for (const [i, job] of jobs.entries()) {
       const folder = dirname(job.site.realPath);
@@ -113,11 +116,13 @@ async function write(
       };
       tell();
       await copy(tools, job, target, format, { signal, onProgress: onFraction });
+      if (format === 'qcow2') warnings.push(...(await trackFrom(tools, point, job.disk, target.writePath)));
       await target.sync();
       onFraction(1);
     }
-    await assertUnchanged();
+    await reader.assertRegistered();
     for (const target of targets) await target.publish();
+    return warnings;
   } catch (error) {
     // What cannot be undone is on a filesystem that fails already; the first error says more.
     await undo.close().catch(() => {});

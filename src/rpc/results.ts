@@ -134,7 +134,36 @@ export const restoreResult = z.object({
       virtualSizeBytes: bytes('its size'),
     }),
   ),
+  hold: z.string().optional().meta({ description: 'of an instant restore: what keeps its point as it is' }),
   warnings,
+});
+
+const diskImage = z.object({ disk: diskName, path: text('its image') });
+
+export const fillResult = z.object({
+  filled: z.array(diskImage).meta({ description: 'what needs the vault no more' }),
+  left: z
+    .array(diskImage.extend({ host: text('where it is') }))
+    .meta({ description: 'what other VMs run on since instant restores' }),
+});
+
+const hold = z
+  .object({
+    id: text('its id'),
+    point: pointId,
+    what: text('what it is for'),
+    host: text('where its files are'),
+    since: moment('when it was made'),
+    disks: z.array(diskImage).meta({ description: 'those that still need the point' }),
+  })
+  .meta({
+    id: 'Hold',
+    description: 'files outside of the vault that stand on a point, which stays as it is',
+  });
+
+export const holdsResult = z.object({
+  holds: z.array(hold).meta({ description: 'those that are there now' }),
+  ended: z.array(hold),
 });
 
 export const verifyResult = z.object({
@@ -281,6 +310,8 @@ export const RESULTS = {
   show: showResult,
   chain: chainResult,
   restore: restoreResult,
+  fill: fillResult,
+  holds: holdsResult,
   verify: verifyResult,
   protect: pointResult,
   delete: deleteResult,

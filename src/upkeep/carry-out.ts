@@ -30,7 +30,7 @@ export interface ChangeSite {
 /**
  * Opens the journal and does what it says.
  * @returns the points that were given other files, digests pending
- * @throws vault-locked while somebody reads, and whatever kept it from being gathered: then all is as before. Later
+ * @throws vault-locked while somebody reads, point-held, and whatever kept it from being gathered: then all is as before. Later
  *   errors leave the change open: it is finished by whoever takes the lease next.
  */
 export async function beginChange(site: ChangeSite, change: Change): Promise<Manifest[]> {
@@ -39,6 +39,7 @@ export async function beginChange(site: ChangeSite, change: Change): Promise<Man
   await folder.writeChange(change, lease);
   try {
     await folder.waitForReaders(lease, { waitMs: readersMs, signal });
+    await folder.refuseHeld(change.removes);
   } catch (error) {
     await folder.closeChange(lease);
     throw error;
@@ -52,6 +53,7 @@ export async function resumeChange(site: ChangeSite, change: Change): Promise<Ma
   engine.log.info({ vm: folder.name, change: change.what }, 'finishing what a dead process began');
   await endLeftoverTools(folder.path);
   await folder.waitForReaders(lease, { waitMs: readersMs, signal });
+  await folder.refuseHeld(change.removes);
   return carryOut(site, change);
 }
 

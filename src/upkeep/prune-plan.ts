@@ -23,6 +23,8 @@ export interface PruneWish {
   readonly expired: ReadonlySet<PointId>;
   /** No chain is to have more points than this: the oldest ones are merged into the full. */
   readonly maxChain?: number | undefined;
+  /** Something outside of the vault stands on them: not to be touched. */
+  readonly held: ReadonlySet<PointId>;
 }
 
 /**
@@ -31,18 +33,21 @@ export interface PruneWish {
  */
 export function planPrune(points: readonly Manifest[], wish: PruneWish, bytesOf: LayerBytes): PrunePlan {
   const state = new State(points, bytesOf);
-  const { expired, maxChain = Number.POSITIVE_INFINITY } = wish;
-  const isExpired = ({ id }: Manifest) => expired.has(id);
+  const { expired, maxChain = Number.POSITIVE_INFINITY, held } = wish;
+  const isExpired = ({ id }: Manifest) => expired.has(id) && !held.has(id);
+  for (const { id } of points) {
+    if (expired.has(id) && held.has(id))
+      state.warnings.push(`${id} is kept: an instant restore stands on it`);
+  }
   for (const point of inOrder(points).filter(isExpired)) {
     if (!state.has(point.id)) continue;
     if (descendants(state.points, point.id).every(isExpired)) state.remove(point.id, 'delete');
   }
   for (const { id } of inOrder(points).filter(isExpired)) if (state.has(id)) state.remove(id, 'keep');
   for (let full = tooLong(state.points, maxChain); full !== null; full = tooLong(state.points, maxChain)) {
-    if (full.protected) {
-      state.warnings.push(
-        `the chain of ${full.id} stays longer than ${maxChain} points: its full is protected`,
-      );
+    if (full.protected || held.has(full.id)) {
+      const why = full.protected ? 'its full is protected' : 'an instant restore stands on its full';
+      state.warnings.push(`the chain of ${full.id} stays longer than ${maxChain} points: ${why}`);
       break;
     }
     state.remove(full.id, 'keep');

@@ -1,6 +1,7 @@
 /** Deleting what a policy no longer keeps. */
 import { QmpvaultError } from '../base/errors.ts';
 import type { PointId, VmName } from '../base/ids.ts';
+import { heldPoints } from '../vault/holds.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { PointListing } from '../vault/points.ts';
 import type { Vault } from '../vault/vault.ts';
@@ -69,7 +70,8 @@ async function survey(
   const verdicts =
     keep === null ? points.map((point) => ({ point, reasons: [] })) : judge(points, keep, timeZone);
   const expired = keep === null ? [] : verdicts.filter(({ reasons }) => reasons.length === 0);
-  const wish = { expired: new Set(expired.map(({ point }) => point.id)), maxChain };
+  const held = new Set(heldPoints(points, await folder.holds()).keys());
+  const wish = { expired: new Set(expired.map(({ point }) => point.id)), maxChain, held };
   const plan = planPrune(points, wish, await layerBytes(folder, points));
   const { removes, freedBytes, mergeBytes, warnings } = plan;
   const kept = verdicts

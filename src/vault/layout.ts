@@ -6,6 +6,7 @@ export const VM_FILE = 'vm.json';
 export const LEASE_FILE = 'lease.json';
 export const JOURNAL_FILE = 'journal.json';
 export const READERS_FOLDER = 'readers';
+export const HOLDS_FOLDER = 'holds';
 export const MANIFEST_FILE = 'manifest.json';
 export const VERIFIED_FILE = 'verified.json';
 /** Ids of points that were removed: never used again. */

@@ -5,12 +5,14 @@
 import * as fs from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { QmpvaultError } from '../base/errors.ts';
-import { type PointId, pointId, type VmName } from '../base/ids.ts';
+import { type DiskName, type PointId, pointId, type VmName } from '../base/ids.ts';
 import { type Change, parseChange } from './change.ts';
 import { removeDurably, sweepTemporaries, syncFolder, writeFileDurably } from './durable.ts';
+import { addHold, type Hold, heldPoints, readHolds, refuseHeld, releaseHold } from './holds.ts';
 import { ioError, unlessMissing } from './io-error.ts';
 import {
   diskFileName,
+  HOLDS_FOLDER,
   isCandidate,
   JOURNAL_FILE,
   MANIFEST_FILE,
@@ -42,6 +44,7 @@ export interface Home {
  */
 export type FinishChange = (vm: VmFolder, lease: Lease, signal: AbortSignal | undefined) => Promise<void>;
 
+const OWN_FOLDERS = new Set([READERS_FOLDER, HOLDS_FOLDER]);
 const NO_CHANGE = { change: null, unreadable: [] };
 
 export class VmFolder {
@@ -83,7 +86,7 @@ export class VmFolder {
   async points(): Promise<PointListing> {
     const entries = (await this.#list()) ?? [];
     const candidates = entries.filter(
-      (entry) => !entry.isFile() && isCandidate(entry.name) && entry.name !== READERS_FOLDER,
+      (entry) => !entry.isFile() && isCandidate(entry.name) && !OWN_FOLDERS.has(entry.name),
     );
     if (candidates.length === 0) await this.#vault.assertPresent();
     const isChanging = entries.some(({ name }) => name === JOURNAL_FILE);
@@ -208,6 +211,29 @@ export class VmFolder {
   async waitForReaders(lease: Lease, options: WaitOptions = {}): Promise<void> {
     this.#assertOurs(lease);
     await waitForReaders(lease, options);
+  }
+
+  /** What outside of the vault stands on points of this VM, oldest first. @throws manifest-invalid, vault-format, vault-unreadable */
+  holds(): Promise<Hold[]> {
+    return readHolds(this.path);
+  }
+
+  /** For a registered reader: from now on the point stays as it is. @throws vault-full, vault-unreadable, sync-failed */
+  addHold(hold: Pick<Hold, 'point' | 'what' | 'disks'>): Promise<Hold> {
+    return addHold(this.path, hold);
+  }
+
+  /** @param disks that need the point no more; default: all @throws vault-full, vault-unreadable, sync-failed */
+  releaseHold(hold: Hold, disks: readonly DiskName[] = hold.disks.map(({ name }) => name)): Promise<void> {
+    return releaseHold(this.path, hold, disks);
+  }
+
+  /** For a changer of published files, after it waited for readers. @throws point-held, and what reading throws */
+  async refuseHeld(going: readonly PointId[]): Promise<void> {
+    const holds = await this.holds();
+    if (holds.length === 0) return;
+    const { points, going: removed } = await this.points();
+    refuseHeld(heldPoints([...points, ...removed], holds), going);
   }
 
   /** The change of published files that is open. @throws manifest-invalid, vault-format, vault-unreadable */

@@ -1,10 +1,12 @@
 /** The main promise: a real guest that never stops writing, and guests that boot from what was restored of it. */
-import { readFile } from 'node:fs/promises';
+import { readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import t, { type Test } from 'tap';
+import { fillVm } from '../../src/backup/fill.ts';
 import { vmName } from '../../src/base/ids.ts';
 import { MiB } from '../../src/base/units.ts';
+import { restoreInstantly } from '../../src/restore/instant.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
 import { type DiskSpec, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
@@ -95,6 +97,32 @@ async function expectBootable(
   await guest.sh('for disk in /mnt/*; do echo works >$disk/new; done; sync');
 }
 
+/** Boots a guest from a point that was not copied yet, fills its disks while it writes, and then takes the vault away. */
+async function expectInstant(
+  t: Test,
+  qemu: QemuVersion,
+  { engine, vault }: TestSite,
+  { point, truth }: Taken,
+): Promise<void> {
+  const dir = tempDir(t);
+  const vm = vmName('vm1');
+  const began = performance.now();
+  await restoreInstantly(engine, vault, { vm, point: point.id, target: { dir } });
+  t.comment(`instantly: ${Math.round(performance.now() - began)} ms`);
+  const guest = await testGuest(t, { qemu, dir, disks: DISKS });
+  t.equal(await proofs(guest), truth, 'the guest has what was there, at once');
+  for (const { name } of DISKS) await guest.startLoad(name);
+  const filled = await fillVm(engine, vault, { vm, qmp: guest.vm.qmpSocket });
+  t.match(filled, { filled: [{ disk: 'data' }, { disk: 'more' }], left: [] });
+  await writeProof(guest, 'new');
+  const now = await guest.sh('sync; sha256sum /mnt/*/proof.*');
+  await guest.kill();
+  await rename(vault.path, `${vault.path}.away`);
+  await guest.restart();
+  t.equal(await proofs(guest), now, 'its QEMU killed, it has all that it was sure of, without the vault');
+  await rename(`${vault.path}.away`, vault.path);
+}
+
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
   t.test(`QEMU ${qemu}: a guest under load is restored to both its moments and boots`, async (t) => {
     const guest = await testGuest(t, { qemu, disks: DISKS });
@@ -120,5 +148,6 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
 
     await expectBootable(t, qemu, site, full);
     await expectBootable(t, qemu, site, incremental);
+    await expectInstant(t, qemu, site, incremental);
   });
 }

@@ -132,7 +132,7 @@ function namelessOf({ disks }: FixtureVm): string {
 export async function backUpWithTruth(
   site: TestSite,
   vm: FixtureVm,
-  wishes: Partial<BackupRequest> = {},
+  wishes: Parameters<TestSite['backUp']>[1] = {},
 ): Promise<Manifest> {
   const { point } = await site.backUp(vm, wishes);
   for (const { name } of vm.disks) await vm.truth(name, join(site.dir, `truth-${point.id}-${name}`));

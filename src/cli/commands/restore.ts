@@ -11,8 +11,11 @@ interface RestoreOptions {
   readonly to?: string;
   readonly disk?: Map<DiskName, string>;
   readonly format: 'qcow2' | 'raw';
+  readonly instant?: boolean;
   readonly force?: boolean;
 }
+
+const FILL = 'They stand on the vault: do not move it, and copy with `qmpvault fill` once the VM runs.\n';
 
 export function addRestore(program: Command, shell: Shell): void {
   program
@@ -30,6 +33,7 @@ export function addRestore(program: Command, shell: Shell): void {
     .addOption(
       new Option('--format <format>', 'of what is written').choices(['qcow2', 'raw']).default('qcow2'),
     )
+    .option('--instant', 'copy nothing yet: the disks stand on the vault until they are filled')
     .option('--force', 'overwrite what is there')
     .action(async (vm: VmName, point: string, options: RestoreOptions, command: Command) => {
       await restore(shell, command, vm, point, options);
@@ -43,7 +47,7 @@ async function restore(
   point: string,
   options: RestoreOptions,
 ): Promise<void> {
-  const { to, disk: disks, format, force } = options;
+  const { to, disk: disks, format, instant, force } = options;
   if (to === undefined && disks === undefined) {
     throw new QmpvaultError(
       'usage',
@@ -51,10 +55,10 @@ async function restore(
     );
   }
   using bars = shell.output.progressBars();
-  const { restored, warnings } = await shell.perform(
+  const { restored, warnings, ...more } = await shell.perform(
     command,
     'restore',
-    { vm, point, to, ...(disks && { disks: Object.fromEntries(disks) }), format, force },
+    { vm, point, to, ...(disks && { disks: Object.fromEntries(disks) }), format, instant, force },
     { doing: `the restore of ${vm}`, onProgress: ({ disks }) => bars?.show(disks) },
   );
   bars?.stop();
@@ -64,8 +68,8 @@ async function restore(
     path,
   ]);
   await shell.output.result({
-    json: { restored, warnings },
-    text: table(['DISK', 'SIZE', 'RESTORED TO'], rows, ['SIZE']),
+    json: { restored, ...more, warnings },
+    text: `${table(['DISK', 'SIZE', 'RESTORED TO'], rows, ['SIZE'])}${instant ? FILL : ''}`,
     warnings,
   });
 }

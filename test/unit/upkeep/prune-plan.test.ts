@@ -15,8 +15,8 @@ function pointsOf(words: string): Manifest[] {
   });
 }
 
-function plan(words: string, expired: string, maxChain?: number) {
-  const wish = { expired: new Set([...expired].map(point)), maxChain };
+function plan(words: string, expired: string, maxChain?: number, held = '') {
+  const wish = { expired: new Set([...expired].map(point)), maxChain, held: new Set([...held].map(point)) };
   return planPrune(pointsOf(words), wish, (id) => (id === 'a' ? 100 : 10));
 }
 
@@ -50,4 +50,10 @@ t.test('forever incremental: the oldest are merged into the full', async (t) => 
   t.match(plan('a b<a c<b d<c', '', 4), { removes: [] });
   t.match(plan('a b<a c<b d<c', 'b', 3), { removes: ['b'] }, 'what expires counts first');
   t.match(plan('a! b<a c<b', '', 2), { removes: [], warnings: [/protected/] });
+});
+
+t.test('what something outside of the vault stands on is not touched', async (t) => {
+  const words = 'a b<a c<b d<c';
+  t.match(plan(words, 'abc', undefined, 'ab'), { removes: ['c'], warnings: [/a is kept/, /b is kept/] });
+  t.match(plan(words, '', 2, 'ab'), { removes: [], warnings: [/instant restore/] });
 });
