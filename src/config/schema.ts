@@ -112,9 +112,16 @@ export const vmSchema = section({
   exclude: listOf(text).optional(),
 });
 
+const commandLine = z.preprocess(
+  (value) => value ?? [],
+  z
+    .array(text, { error: 'not a list\na program and its arguments: [ PROGRAM, … ]' })
+    .min(1, { error: 'no program\na program and its arguments: [ PROGRAM, … ]' }),
+);
+
 const hook = oneKeyOf(
   section({
-    command: listOf(text).optional(),
+    command: commandLine.optional(),
     webhook: webhook.optional(),
     timeout: duration.default(30_000),
   }),

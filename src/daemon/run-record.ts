@@ -4,10 +4,10 @@ import { type ErrorCode, type errorJson, QmpvaultError } from '../base/errors.ts
 import type { RunId, VmName } from '../base/ids.ts';
 import type { ProcessId } from '../image/process-id.ts';
 import { OPERATION_NAMES, type OperationName, type Progress } from '../operations/index.ts';
-import { isEnded, nextState, RUN_STATES, type RunEventType, type RunState } from './run-state.ts';
+import { RUN_CAUSES, RUN_STATES } from '../rpc/run.ts';
+import { isEnded, nextState, type RunEventType, type RunState } from './run-state.ts';
 
-export const CAUSES = ['requested', 'scheduled', 'caught-up'] as const;
-export type Cause = (typeof CAUSES)[number];
+export type Cause = (typeof RUN_CAUSES)[number];
 
 export interface RunRecord {
   readonly format: 1;
@@ -54,7 +54,7 @@ const schema: z.ZodType<RunRecord> = z.object({
   vault: z.string().nullable(),
   params: z.record(z.string(), z.unknown()),
   requestId: z.string().nullable(),
-  cause: z.enum(CAUSES),
+  cause: z.enum(RUN_CAUSES),
   scheduledFor: date.nullable(),
   state: z.enum(RUN_STATES),
   attempts: z.int().min(0),

@@ -1,6 +1,6 @@
-/** The states of a run, and the one function that says which comes next. */
+/** The one function that says which state of a run comes next. */
+import type { RUN_STATES } from '../rpc/run.ts';
 
-export const RUN_STATES = ['queued', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled'] as const;
 export type RunState = (typeof RUN_STATES)[number];
 
 export const RUN_EVENTS = [

@@ -118,6 +118,8 @@ t.test('each wrong thing is told with its place, and what is allowed', async (t)
     ['metrics: {}', 1, 10, /exactly one of its keys port and socket/, /or/],
     ['metrics: { port: 9000, socket: /run/m }', 1, 10, /exactly one/, /or/],
     ['hooks: { onFailure: { webhook: ftp://x } }', 1, 32, /this is not an address/, /https/],
+    ['hooks: { onFailure: { command: [] } }', 1, 32, /no program/, /PROGRAM/],
+    ['hooks: { onFailure: { command: mail me } }', 1, 32, /not a list/, /PROGRAM/],
     ['hooks: { onFailure: [{ timeout: 3s }] }', 1, 22, /exactly one of its keys command and webhook/, /or/],
     ['log: { level: loud }', 1, 15, /"loud" is not one of/, /debug/],
     ['colour: red', 1, 1, /^colour: unknown key/, /vaults/],

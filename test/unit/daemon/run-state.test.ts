@@ -1,5 +1,6 @@
 import t from 'tap';
-import { isEnded, nextState, RUN_EVENTS, RUN_STATES, type RunState } from '../../../src/daemon/run-state.ts';
+import { isEnded, nextState, RUN_EVENTS, type RunState } from '../../../src/daemon/run-state.ts';
+import { RUN_STATES } from '../../../src/rpc/run.ts';
 
 t.test('each state and each event: what comes next, or that it cannot be', async (t) => {
   const table: Record<RunState, (RunState | null)[]> = {
