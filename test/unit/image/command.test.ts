@@ -1,7 +1,8 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { runCommand } from '../../../src/image/command.ts';
+import { deathOf } from '../../helpers/death.ts';
 import { tempDir } from '../../helpers/temp-dir.ts';
 
 const sh = (script: string, timeoutMs = 10_000) =>
@@ -30,8 +31,7 @@ t.test('one that takes too long is killed with all that it started', async (t) =
   const result = await sh(`sleep 1000 & echo $! >${join(dir, 'child')}; echo started; wait`, 300);
   t.match(result, { exitCode: null, output: 'started', timedOut: true });
   await result.gone;
-  const pid = readFileSync(join(dir, 'child'), 'utf8').trim();
-  if (existsSync(`/proc/${pid}`)) t.match(readFileSync(`/proc/${pid}/stat`, 'utf8'), /\) Z/);
+  await deathOf(Number(readFileSync(join(dir, 'child'), 'utf8')));
 });
 
 t.test('one that leaves something behind with its output open is not waited for', async (t) => {
