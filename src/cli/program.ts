@@ -1,6 +1,7 @@
 /** argv to a command, and what it ended with to an exit code. */
 import { Command, CommanderError, Option } from 'commander';
 import { EXIT, QmpvaultError } from '../base/errors.ts';
+import { Interruption } from '../base/interruption.ts';
 import { VERSION } from '../base/version.ts';
 import { addBackup } from './commands/backup.ts';
 import { addBitmaps } from './commands/bitmaps.ts';
@@ -18,7 +19,6 @@ import { addRestore } from './commands/restore.ts';
 import { addServeNbd } from './commands/serve-nbd.ts';
 import { addShow } from './commands/show.ts';
 import { addVerify } from './commands/verify.ts';
-import { Interruption } from './interruption.ts';
 import { folderOf } from './options.ts';
 import { Output } from './output.ts';
 import { Shell } from './shell.ts';

@@ -3,14 +3,14 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { Engine } from '../backup/engine.ts';
 import { QmpvaultError } from '../base/errors.ts';
+import type { Interruption } from '../base/interruption.ts';
 import { LOG_LEVELS, type Log, type LogLevel } from '../base/log.ts';
+import { type Places, placesFrom } from '../base/places.ts';
 import { stepsFromEnvironment } from '../base/steps.ts';
 import { VERSION } from '../base/version.ts';
 import { type QemuTools, qemuTools } from '../image/tools.ts';
 import { type OperationName, type Params, type Progress, perform, type Result } from '../operations/index.ts';
-import type { Interruption } from './interruption.ts';
 import type { Output } from './output.ts';
-import { type Places, placesFrom } from './places.ts';
 import type { Surroundings } from './surroundings.ts';
 
 /** The options that stand before or behind any command. */

@@ -102,6 +102,12 @@ export async function acquireLease(folder: string, options: LeaseOptions): Promi
   }
 }
 
+/** Who changes the points, in words; null: nobody, or nobody who may not be relieved. @throws vault-unreadable */
+export async function leaseHolder(folder: string): Promise<string | null> {
+  const seen = await seeClaim(join(folder, LEASE_FILE));
+  return seen === null || (await isAbandoned(seen, folder)) ? null : (seen.record?.what ?? 'somebody');
+}
+
 /** @throws vault-unreadable: not knowing is never taken for an open door */
 export async function isJournalOpen(folder: string): Promise<boolean> {
   const path = join(folder, JOURNAL_FILE);

@@ -54,7 +54,8 @@ export class Vault {
 }
 
 export interface VaultOptions {
-  readonly memory: VaultMemory;
+  /** Where a vault is mounted anew each time, one that goes by the NAS's address instead of the path. */
+  readonly memory: Pick<VaultMemory, 'recall' | 'remember'>;
   /** Without it, an open change keeps everybody from changing more. */
   readonly finishChange?: FinishChange;
 }
@@ -127,7 +128,7 @@ async function makeVaultFile(path: string): Promise<void> {
   await createFileDurably(join(path, VAULT_FILE), `${text}\n`);
 }
 
-async function refuseKnown(path: string, memory: VaultMemory): Promise<void> {
+async function refuseKnown(path: string, memory: VaultOptions['memory']): Promise<void> {
   const known = await memory.recall(path);
   if (known !== null) {
     throw new QmpvaultError(

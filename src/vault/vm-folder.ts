@@ -20,7 +20,7 @@ import {
   VERIFIED_FILE,
   VM_FILE,
 } from './layout.ts';
-import { acquireLease, isJournalOpen, type Lease, type LeaseOptions } from './lease.ts';
+import { acquireLease, isJournalOpen, type Lease, type LeaseOptions, leaseHolder } from './lease.ts';
 import { formatManifest, type Manifest } from './manifest.ts';
 import { type BrokenPoint, type PointListing, readPoints } from './points.ts';
 import { readText } from './read-text.ts';
@@ -147,6 +147,11 @@ export class VmFolder {
       await lease.release().catch(() => {});
       throw error;
     }
+  }
+
+  /** Who changes its points now, in words; null: nobody. @throws vault-unreadable */
+  async changer(): Promise<string | null> {
+    return leaseHolder(this.path);
   }
 
   /** @throws point-exists, also for the id of a point that was removed; lease-lost, vault-full, vault-unreadable */

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { placesFrom } from '../../../src/cli/places.ts';
+import { placesFrom } from '../../../src/base/places.ts';
 
 t.test('where things are kept', async (t) => {
   const table: [

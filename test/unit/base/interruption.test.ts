@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events';
 import t from 'tap';
 import { codeOf } from '../../../src/base/errors.ts';
-import { Interruption } from '../../../src/cli/interruption.ts';
+import { Interruption } from '../../../src/base/interruption.ts';
 
 for (const name of ['SIGINT', 'SIGTERM']) {
   t.test(`${name} aborts, and a second one only says what is being waited for`, async (t) => {

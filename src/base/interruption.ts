@@ -4,7 +4,7 @@
  * a filter in the VM until the next command finds it.
  */
 import type { EventEmitter } from 'node:events';
-import { QmpvaultError } from '../base/errors.ts';
+import { QmpvaultError } from './errors.ts';
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 

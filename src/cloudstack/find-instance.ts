@@ -1,0 +1,77 @@
+/**
+ * From an instance's name to the sockets of its QEMU: what the configuration says; else what the command line of the
+ * running QEMU says; else whoever answers to that name on one of the sockets to be discovered.
+ */
+import { glob, stat } from 'node:fs/promises';
+import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
+import type { Config } from '../config/config.ts';
+import { readConfig } from '../config/read-config.ts';
+import { runningVms } from '../vm/command-line.ts';
+import { identify } from '../vm/identity.ts';
+import type { Site } from './site.ts';
+
+export interface Instance {
+  /** undefined: it does not run on this host. */
+  readonly qmp?: string | undefined;
+  readonly agent?: string | undefined;
+}
+
+/**
+ * @throws vm-unreachable for one that runs and has no socket for us; vm-busy when others hold each of them;
+ *   config-invalid, cancelled
+ */
+export async function findInstance(name: string, site: Site): Promise<Instance> {
+  const config = await configOf(site);
+  const configured = config?.vms.find((vm) => vm.name === name);
+  if (configured?.qmp) return { qmp: configured.qmp, agent: configured.agent ?? undefined };
+  const running = (await runningVms()).filter((vm) => vm.name === name);
+  for (const { pid, qmp, agent } of running) {
+    const found = await firstOf(name, qmp, site);
+    if (found !== null) return { qmp: found, agent: agent ?? undefined };
+    throw new QmpvaultError(
+      'vm-unreachable',
+      `${name} runs (process ${pid}) and has no QMP socket for qmpvault: give it one of its own, with qemu:commandline in its domain, or name it in ${site.configFile}`,
+      { details: { vm: name, pid } },
+    );
+  }
+  const discovered = await socketsOf(config);
+  return { qmp: (await firstOf(name, discovered, site)) ?? undefined };
+}
+
+async function configOf({ configFile, engine }: Site): Promise<Config | null> {
+  if ((await stat(configFile).catch(() => null)) === null) return null;
+  const { config } = await readConfig(configFile);
+  engine.log.debug({ configFile }, 'the configuration was read');
+  return config;
+}
+
+const DISCOVER = ['/run/qemu/*.qmp', '/run/qmpvault/vms/*.qmp'];
+
+async function socketsOf(config: Config | null): Promise<string[]> {
+  const sockets: string[] = [];
+  const patterns = config === null || config.discover.length === 0 ? DISCOVER : config.discover;
+  for await (const path of glob([...patterns])) {
+    if ((await stat(path).catch(() => null))?.isSocket()) sockets.push(path);
+  }
+  return sockets.toSorted();
+}
+
+/** The first that answers, and to this name. One that somebody else holds says nothing. */
+async function firstOf(
+  name: string,
+  sockets: readonly string[],
+  { engine, signal }: Site,
+): Promise<string | null> {
+  let busy: unknown;
+  for (const socket of sockets) {
+    try {
+      if ((await identify(socket, { signal })).name === name) return socket;
+    } catch (error) {
+      if (codeOf(error) === 'cancelled' || codeOf(error) === 'qmp-aborted') throw error;
+      if (codeOf(error) === 'vm-busy') busy ??= error;
+      engine.log.info({ socket, code: codeOf(error) }, messageOf(error));
+    }
+  }
+  if (busy !== undefined) throw busy;
+  return null;
+}
