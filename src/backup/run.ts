@@ -172,8 +172,11 @@ export class Run {
       }
     }
     if (!pauses && this.#agent === null) return;
-    const agent = this.#agent?.socket;
-    this.#guard = await Guard.start({ qmp: vm.client.socket, ...(agent && { agent }) });
+    this.#guard = await Guard.start({
+      qmp: vm.client.socket,
+      qmpPath: vm.socket,
+      ...(this.#agent && { agent: this.#agent.socket, agentPath: request.agent }),
+    });
   }
 
   async #copy(site: RunSite): Promise<Copied> {

@@ -1,0 +1,59 @@
+/** Between an engine and a real QEMU: whatever one says the other hears, until the test cuts in. */
+import { once } from 'node:events';
+import net from 'node:net';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { type Teardown, tempDir } from './temp-dir.ts';
+
+export interface QmpProxy {
+  readonly path: string;
+  /** Closes the connection to both sides. Clients that come later are served. */
+  cut(): void;
+}
+
+/**
+ * @param options.onCommand sees each command before QEMU does; what it returns decides: `cut` closes the connection
+ *   instead of sending it on, `cut-after` right after
+ */
+export async function qmpProxy(
+  t: Teardown,
+  qmpSocket: string,
+  { onCommand = () => undefined }: { onCommand?: (command: string) => 'cut' | 'cut-after' | undefined } = {},
+): Promise<QmpProxy> {
+  const path = join(tempDir(t), 'proxy.sock');
+  const open = new Set<net.Socket>();
+  const cut = () => {
+    for (const socket of open) socket.destroy();
+  };
+  const server = net.createServer((engine) => {
+    const qemu = net.connect(qmpSocket);
+    for (const [one, other] of [
+      [engine, qemu],
+      [qemu, engine],
+    ] as const) {
+      open.add(one);
+      one
+        .on('error', () => {})
+        .on('close', () => {
+          open.delete(one);
+          other.destroy();
+        });
+    }
+    qemu.pipe(engine);
+    createInterface({ input: engine }).on('line', (line) => {
+      const { execute, 'exec-oob': oob } = JSON.parse(line) as Record<string, string>;
+      const verdict = onCommand(execute ?? oob ?? '');
+      if (verdict === 'cut') return cut();
+      qemu.write(`${line}\n`, () => {
+        if (verdict === 'cut-after') cut();
+      });
+    });
+  });
+  t.teardown(() => {
+    cut();
+    server.close();
+  });
+  server.listen(path);
+  await once(server, 'listening');
+  return { path, cut };
+}
