@@ -19,14 +19,12 @@ export async function runningVms(): Promise<RunningVm[]> {
 }
 
 async function readVm(pid: number): Promise<RunningVm | null> {
-  const [comm, cmdline] = await Promise.all([
-    readFile(`/proc/${pid}/comm`, 'utf8'),
-    readFile(`/proc/${pid}/cmdline`, 'utf8'),
-  ]);
-  // The first thread may have been named for the guest (`debug-threads=on`); the program keeps its name.
-  const [program = '', ...args] = cmdline.split('\0');
-  if (!/qemu|kvm/.test(comm) && !/(qemu|kvm)[^/]*$/.test(program)) return null;
-  const vm = parseCommandLine(args);
+  const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0');
+  // Not by the name of the process: that of its first thread, which may have been named for the guest. A loader, with
+  // options of its own, may stand before the program.
+  const program = words.findIndex((word) => QEMU.test(word));
+  if (program < 0 || program > LOADER_WORDS_MAX) return null;
+  const vm = parseCommandLine(words.slice(program + 1));
   const directory = await readlink(`/proc/${pid}/cwd`).catch(() => '/');
   const absolute = (path: string) => resolve(directory, path);
   return {
@@ -36,6 +34,9 @@ async function readVm(pid: number): Promise<RunningVm | null> {
     agent: vm.agent === null ? null : absolute(vm.agent),
   };
 }
+
+const QEMU = /(^|\/)(qemu-system-[^/]+|qemu-kvm|kvm)$/;
+const LOADER_WORDS_MAX = 6;
 
 const AGENT_PORT = 'org.qemu.guest_agent.0';
 /** libvirt connects to these itself, and stays connected. */
