@@ -14,6 +14,17 @@ const BOOT_TIMEOUT_MS = 60_000;
 const COMMAND_TIMEOUT_MS = 30_000;
 const MEMORY_MIB = 160;
 
+/** What makes a QEMU with so many disks boot this Linux. */
+export function linuxArgs(disks: number): string[] {
+  const { kernel, initrd } = guestImage();
+  return [
+    // Without a source of randomness each of ext4's UUIDs waits for seconds.
+    ...['-cpu', 'qemu64,+rdrand'],
+    ...['-kernel', kernel, '-initrd', initrd],
+    ...['-append', `console=ttyS0 quiet panic=-1 nokaslr mitigations=off qv.disks=${disks}`],
+  ];
+}
+
 export class LinuxGuest {
   readonly vm: FixtureVm;
   readonly #consoleSocket: string;
@@ -27,7 +38,6 @@ export class LinuxGuest {
 
   /** Resolves when the disks are mounted and commands are taken. @throws FixtureError */
   static async start(options: VmOptions): Promise<LinuxGuest> {
-    const { kernel, initrd } = guestImage();
     const consoleSocket = join(options.dir, 'console.sock');
     const disks = options.disks.filter((disk) => disk.attach !== 'cdrom').length;
     const vm = await FixtureVm.start({
@@ -35,10 +45,7 @@ export class LinuxGuest {
       ...options,
       agentSocket: true,
       extraArgs: [
-        // Without a source of randomness each of ext4's UUIDs waits for seconds.
-        ...['-cpu', 'qemu64,+rdrand'],
-        ...['-kernel', kernel, '-initrd', initrd],
-        ...['-append', `console=ttyS0 quiet panic=-1 nokaslr mitigations=off qv.disks=${disks}`],
+        ...linuxArgs(disks),
         ...['-serial', `file:${escapeComma(join(options.dir, 'kernel.log'))}`],
         ...['-serial', `unix:${escapeComma(consoleSocket)},server=on,wait=off`],
         ...(options.extraArgs ?? []),

@@ -66,6 +66,7 @@ export const CODES = {
   'restore-failed': [EXIT.run, -32039, 'a restore could not be completed'],
   'state-unwritable': [EXIT.run, -32041, 'the state folder of this host cannot be written'],
   'guard-failed': [EXIT.run, -32040, 'the process that guards a pause did not start, died, or had to act'],
+  'boot-failed': [EXIT.run, -32042, 'the VM that a point was to be tried out in did not start'],
 
   'vault-full': [EXIT.vault, -32050, 'no space left in the vault'],
   'vault-locked': [EXIT.vault, -32051, 'somebody else changes the points of this VM'],

@@ -70,6 +70,11 @@ export function moreDisks(text: string, names: readonly DiskName[] = []): DiskNa
   return [...names, diskName(text)];
 }
 
+/** One more word of a list, whatever it looks like. */
+export function moreWords(text: string, words: readonly string[] = []): string[] {
+  return [...words, text];
+}
+
 /** One more `DISK=PATH`. @throws usage, name-invalid */
 export function moreDiskPaths(
   text: string,

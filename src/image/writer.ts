@@ -6,16 +6,16 @@
  * It outlives us: it runs in a session of its own and writes to a file, so that neither a terminal's Ctrl-C nor
  * the end of our stdout makes it half dead, and a later engine finds it by its folder (`adopt`).
  */
-import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { type QmpArguments, QmpClient, QmpCommandError } from '../../qmp/index.ts';
-import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts';
+import { bounded, cancelledBy, throwIfAborted } from '../base/deadline.ts';
 import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 import { MiB } from '../base/units.ts';
 import { endOf, kill, processIn, startDetached } from './detached-process.ts';
+import { connectMonitor } from './monitor.ts';
 import { isAlive, type ProcessId } from './process-id.ts';
 import { UNWRITTEN } from './qemu-img.ts';
 import type { QemuTools } from './tools.ts';
@@ -34,8 +34,6 @@ interface Bound {
 
 const NODE_PREFIX = 'image-';
 const COMMAND_MS = 30_000;
-/** Before connecting again while it starts. */
-const GREETING_MS = 1_000;
 /** Closing flushes; where O_DIRECT is refused, also what the page cache holds. */
 const FINISH_MS = 120_000;
 
@@ -92,12 +90,8 @@ export class Writer {
     const child = await startDetached(dir, command, { env: KEEP_BUFFERS, code: 'writer-failed' });
     const exited = once(child, 'exit').then(() => {});
     try {
-      const client = await until(() => connectOnceReady(path, child, signal), {
-        signal,
-        timeoutMs,
-        what: `the writer's socket ${path}`,
-        code: 'writer-failed',
-      });
+      const program = 'qemu-storage-daemon';
+      const client = await connectMonitor({ path, child, program, code: 'writer-failed', timeoutMs, signal });
       const id = await processIn(dir);
       if (id === null) throw new QmpvaultError('writer-failed', `no pid in ${dir}/pid`);
       return new Writer(dir, id, client, exited);
@@ -274,28 +268,6 @@ function daemonCommand({ storageDaemon }: QemuTools, path: string): string[] {
   // In a QemuOpts value a comma is doubled.
   const chardev = `socket,id=qmp,path=${path.replaceAll(',', ',,')},server=on,wait=off`;
   return [storageDaemon, '--chardev', chardev, '--monitor', 'chardev=qmp'];
-}
-
-/**
- * Undefined while it is still starting. Whoever connects while its monitor is being set up may be greeted twice, and
- * what he said in between is not answered (m: 7.2 on a busy host).
- */
-async function connectOnceReady(
-  path: string,
-  child: ChildProcess,
-  signal: AbortSignal | undefined,
-): Promise<QmpClient | undefined> {
-  let client: QmpClient | undefined;
-  try {
-    client = await QmpClient.connect({ path, greetingTimeoutMs: GREETING_MS, signal });
-    await client.execute('query-jobs', {}, { timeoutMs: GREETING_MS, signal });
-    return client;
-  } catch {
-    await client?.close();
-    if (child.exitCode === null && child.signalCode === null) return undefined;
-    const how = child.signalCode ?? `exit code ${child.exitCode}`;
-    throw new QmpvaultError('writer-failed', `qemu-storage-daemon ended with ${how}`);
-  }
 }
 
 async function asWriterFailed(

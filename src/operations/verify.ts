@@ -1,6 +1,6 @@
 /** Proving that restore points can be restored. Damage is a result, no error. */
 import { z } from 'zod';
-import { levelParam, selectorParam, vmParam } from '../rpc/params.ts';
+import { bootParam, levelParam, selectorParam, vmParam } from '../rpc/params.ts';
 import { verify } from '../upkeep/verify.ts';
 import { type OperationContext, openVaultToChange, vaultParam } from './operation.ts';
 
@@ -9,15 +9,18 @@ export const params = z.strictObject({
   vm: vmParam.optional(),
   point: selectorParam.optional(),
   level: levelParam.default('quick'),
+  boot: bootParam.optional().describe('a guest has to come up from each point too'),
   oldest: z
     .int()
     .positive()
     .optional()
-    .describe('only so many: those not looked at so closely for the longest time'),
+    .describe('only so many: those not looked at so closely, or booted from, for the longest time'),
 });
 
 /** @throws as verify and openVault */
-export async function run({ vault, ...request }: z.output<typeof params>, context: OperationContext) {
+export async function run({ vault, boot, ...request }: z.output<typeof params>, context: OperationContext) {
   const { engine, signal } = context;
-  return verify(engine, await openVaultToChange(vault, context), request, { signal });
+  const line = boot?.line === undefined ? undefined : new RegExp(boot.line);
+  const wish = { ...request, boot: boot && { ...boot, line } };
+  return verify(engine, await openVaultToChange(vault, context), wish, { signal });
 }

@@ -4,21 +4,20 @@
  * dies with us. So whatever ends us, nobody waits for this reader afterwards.
  */
 import { randomBytes } from 'node:crypto';
-import { lstat, mkdir, readdir, rm } from 'node:fs/promises';
+import { lstat, mkdir, rm } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { dirname, join } from 'node:path';
 import { bounded } from '../base/deadline.ts';
 import { errnoOf, QmpvaultError } from '../base/errors.ts';
 import { type DiskName, type PointId, socketPath, type VmName } from '../base/ids.ts';
 import { nbdLink } from '../base/nbd-link.ts';
-import { isAliveIn } from '../image/detached-process.ts';
 import type { QemuTools } from '../image/tools.ts';
 import { Writer } from '../image/writer.ts';
 import type { Reader } from '../vault/readers.ts';
 import type { Vault } from '../vault/vault.ts';
 import { OpenPoint, type PointWish } from './open-point.ts';
+import { makeOwnFolder, sweepOwnFolders } from './own-folder.ts';
 import { diskChain } from './restore-plan.ts';
-import { targetError } from './target.ts';
 
 export interface ServeRequest extends PointWish {
   /** Where to serve; default: in a folder of ours that only this user can enter. */
@@ -67,7 +66,7 @@ export async function servePoint(
   request: ServeRequest,
   { signal, onServing }: ServeControl,
 ): Promise<Served> {
-  await sweepFolders(engine.runtimeDir);
+  await sweepOwnFolders(engine.runtimeDir, FOLDER);
   const dir = join(engine.runtimeDir, `qv-serve-${randomBytes(4).toString('hex')}`);
   const socket = socketPath(request.socket ?? join(dir, 'nbd.sock'));
   await using open = await OpenPoint.open(vault, request, { what: 'serve-nbd', signal });
@@ -76,7 +75,7 @@ export async function servePoint(
   await refuseTaken(socket);
   let writer: Writer | undefined;
   try {
-    await makePrivate(dir);
+    await makeOwnFolder(dir);
     await mkdir(dirname(socket), { recursive: true });
     writer = await Writer.start({ tools: engine.tools, dir, diesWithUs: true, signal });
     for (const { disk, source } of disks) await writer.addSource({ name: disk, path: source }, { signal });
@@ -172,22 +171,4 @@ async function listens(path: string): Promise<boolean> {
   socket.once('connect', () => resolve(true));
   socket.once('error', (error) => resolve(errnoOf(error) !== 'ECONNREFUSED'));
   return promise.finally(() => socket.destroy());
-}
-
-async function makePrivate(dir: string): Promise<void> {
-  try {
-    await mkdir(dirname(dir), { recursive: true, mode: 0o711 });
-    await mkdir(dir, { mode: 0o700 });
-  } catch (error) {
-    throw targetError(error, 'making', dir);
-  }
-}
-
-/** What one that was killed left: its daemon died with it. */
-async function sweepFolders(runtimeDir: string): Promise<void> {
-  const names = await readdir(runtimeDir).catch(() => []);
-  for (const name of names.filter((name) => FOLDER.test(name))) {
-    const dir = join(runtimeDir, name);
-    if ((await isAliveIn(dir)) === false) await rm(dir, { recursive: true, force: true });
-  }
 }

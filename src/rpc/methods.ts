@@ -6,6 +6,7 @@
 import { z } from 'zod';
 import type { ErrorCode } from '../base/errors.ts';
 import {
+  bootParam,
   descendantsParam,
   diskPathsParam,
   formatParam,
@@ -145,6 +146,9 @@ export const METHODS = {
       vm: vmParam.optional(),
       point: selectorParam.optional(),
       level: levelParam.optional(),
+      boot: bootParam.optional().meta({
+        description: 'a guest has to come up from each point too, on throwaway copies of its disks',
+      }),
       oldest: z.int().positive().optional().meta({
         description: 'only so many points: those not looked at so closely for the longest time',
       }),

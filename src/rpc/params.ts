@@ -40,6 +40,30 @@ export const rateParam = z
 export const levelParam = z
   .enum(['quick', 'deep'])
   .meta({ description: 'deep: every byte is read and compared with its digest' });
+export const bootParam = z.strictObject({
+  line: z
+    .string()
+    .min(1)
+    .refine((text) => asRegExp(text) !== null, 'is no regular expression')
+    .optional()
+    .meta({
+      description:
+        'a regular expression: what the guest must say on its serial console; default: its guest agent has to answer',
+    }),
+  timeoutMs: z.int().positive().default(300_000).meta({ description: 'how long it is waited for' }),
+  memoryBytes: z
+    .int()
+    .positive()
+    .default(1024 ** 3)
+    .meta({ description: 'of the guest' }),
+  bus: z
+    .enum(['virtio', 'scsi', 'sata', 'nvme'])
+    .default('virtio')
+    .meta({ description: 'what its disks hang on' }),
+  args: z.array(z.string()).default([]).meta({
+    description: 'more arguments of QEMU, such as -bios for a firmware; they come last and so overrule',
+  }),
+});
 export const keepParam = z.partialRecord(z.enum(RULES), z.int().positive()).meta({
   description: 'how many points each rule keeps',
 });
@@ -48,6 +72,14 @@ export const descendantsParam = z.enum(['refuse', 'keep', 'delete']).meta({
   description:
     'of a full with points on it: keep: its first child becomes the full; delete: all that need it go too; refuse: error points-would-be-lost',
 });
+
+function asRegExp(text: string): RegExp | null {
+  try {
+    return new RegExp(text);
+  } catch {
+    return null;
+  }
+}
 
 /** Nobody reads more of them, and a hostile peer would have its megabyte sent back. */
 const PROBLEMS_MAX = 10;

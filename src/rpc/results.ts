@@ -179,6 +179,19 @@ export const verifyResult = z.object({
         .meta({ description: 'the points that cannot be restored as they were because of it' }),
     }),
   ),
+  booted: z
+    .array(
+      z.object({
+        vm: vmName,
+        point: pointId,
+        at: moment('when'),
+        answer: z.enum(['agent', 'line']).nullable().meta({ description: 'who answered; null: nobody did' }),
+        what: text('what was said, or how it ended instead'),
+        tookMs: z.number().nonnegative(),
+        accelerator: text('kvm or tcg'),
+      }),
+    )
+    .meta({ description: 'the points from which a guest was booted' }),
   warnings,
 });
 

@@ -12,7 +12,7 @@ import { diskChain, selectPoint } from '../restore/restore-plan.ts';
 import { descendants, pointById } from '../vault/chain.ts';
 import type { Change, Move } from '../vault/change.ts';
 import { ioError } from '../vault/io-error.ts';
-import { MANIFEST_FILE, VERIFIED_FILE } from '../vault/layout.ts';
+import { BESIDE_IMAGES } from '../vault/layout.ts';
 import type { Lease } from '../vault/lease.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { PointListing } from '../vault/points.ts';
@@ -119,8 +119,6 @@ async function refuseNeeded(
 async function isText(file: string): Promise<boolean> {
   return !file.endsWith('.qcow2') && (await formatOf(file)) === 'raw';
 }
-
-const BESIDE_IMAGES = new Set([MANIFEST_FILE, VERIFIED_FILE]);
 
 async function pointsUnder(path: string): Promise<string[]> {
   const names = (await fs.readdir(path)).filter((name) => !BESIDE_IMAGES.has(name));

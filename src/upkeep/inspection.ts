@@ -5,6 +5,7 @@ import { codeOf, type ErrorCode, messageOf, QmpvaultError } from '../base/errors
 import type { DiskName, PointId } from '../base/ids.ts';
 import { checkImage, readImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
+import type { BootDisk } from '../restore/boot-check.ts';
 import { checkChain, realFolder } from '../restore/chain-check.ts';
 import { diskChain } from '../restore/restore-plan.ts';
 import { ancestors } from '../vault/chain.ts';
@@ -65,6 +66,17 @@ export class Inspection {
     const findings: Finding[] = [];
     for (const disk of point.disks) findings.push(...(await this.#lookAtDisk(point, disk)));
     return findings;
+  }
+
+  /** Its images, for QEMU to open, after all that they stand on was looked at. @throws link-refused, image-invalid, … */
+  async sources(point: Manifest): Promise<BootDisk[]> {
+    const sources: BootDisk[] = [];
+    for (const { name } of point.disks) {
+      const chain = diskChain(this.#listing, point, name);
+      const { virtualSizeBytes } = chain;
+      sources.push({ name, source: await checkChain(this.#real, chain), virtualSizeBytes });
+    }
+    return sources;
   }
 
   /** Of a file that was looked at. */

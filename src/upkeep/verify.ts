@@ -4,13 +4,14 @@
  */
 import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import type { DiskName, PointId, VmName } from '../base/ids.ts';
+import { type BootEngine, type BootReport, type BootWish, tryBoot } from '../restore/boot-check.ts';
 import { selectPoint } from '../restore/restore-plan.ts';
 import { descendants } from '../vault/chain.ts';
 import type { Lease } from '../vault/lease.ts';
 import { FORMAT, type Manifest } from '../vault/manifest.ts';
 import type { PointListing } from '../vault/points.ts';
 import type { Vault } from '../vault/vault.ts';
-import { LEVELS, type Level } from '../vault/verification.ts';
+import { type BootRecord, LEVELS, type Level, type Verification } from '../vault/verification.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { changeFinisher } from './delete.ts';
 import type { UpkeepControl, UpkeepEngine } from './engine.ts';
@@ -22,7 +23,9 @@ export interface VerifyRequest {
   /** An id, a unique beginning of one, or `latest`; all when it is left out. */
   readonly point?: string | undefined;
   readonly level: Level;
-  /** Only so many: those that were not looked at so closely for the longest time. */
+  /** A guest has to come up from each point too, in which nothing else was found. */
+  readonly boot?: BootWish | undefined;
+  /** Only so many: those that were not looked at so closely, or booted from, for the longest time. */
   readonly oldest?: number | undefined;
 }
 
@@ -35,18 +38,30 @@ export interface Damage {
   readonly affects: readonly PointId[];
 }
 
+export interface Booted extends BootRecord {
+  readonly vm: VmName;
+  readonly point: PointId;
+}
+
 export interface VerifyResult {
   readonly checked: number;
   readonly damaged: readonly Damage[];
+  /** A point from which no guest came up is none that is damaged: see decision 50. */
+  readonly booted: readonly Booted[];
   readonly warnings: readonly string[];
 }
 
 /** A restore or a change that is under way is not waited for much longer than it takes to begin or end one. */
 const WAIT_MS = 30_000;
 
-/** Damage is a result. @throws vm-unknown, point-unknown, vault-away, vault-locked, vault-unreadable, cancelled */
+export type VerifyEngine = UpkeepEngine & BootEngine;
+
+/**
+ * Damage is a result, and that no guest came up.
+ * @throws vm-unknown, point-unknown, vault-away, vault-locked, vault-unreadable, boot-failed, scratch-full, cancelled
+ */
 export async function verify(
-  engine: UpkeepEngine,
+  engine: VerifyEngine,
   vault: Vault,
   request: VerifyRequest,
   control: UpkeepControl = {},
@@ -56,11 +71,12 @@ export async function verify(
   const results: VerifyResult[] = [];
   for (const folder of folders) {
     const wanted = new Set(chosen.filter((one) => one.folder === folder).map(({ point }) => point.id));
-    results.push(await verifyVm(engine, folder, wanted, request.level, control));
+    results.push(await verifyVm(engine, folder, wanted, request, control));
   }
   return {
     checked: results.reduce((sum, { checked }) => sum + checked, 0),
     damaged: results.flatMap(({ damaged }) => damaged),
+    booted: results.flatMap(({ booted }) => booted),
     warnings: results.flatMap(({ warnings }) => warnings),
   };
 }
@@ -80,25 +96,31 @@ interface Chosen {
 }
 
 async function choose(folders: readonly VmFolder[], request: VerifyRequest): Promise<Chosen[]> {
-  const { point: selector, oldest, level } = request;
+  const { point: selector, oldest } = request;
   const all: (Chosen & { at: string })[] = [];
   for (const folder of folders) {
     const listing = await folder.points();
     const points = selector === undefined ? listing.points : [selectPoint(listing, selector)];
     for (const point of points) {
       const before = oldest === undefined ? null : await folder.readVerification(point.id);
-      const counts = before !== null && LEVELS.indexOf(before.level) >= LEVELS.indexOf(level);
-      all.push({ folder, point, at: counts ? before.at : '' });
+      all.push({ folder, point, at: lastDone(before, request) });
     }
   }
   return oldest === undefined ? all : all.toSorted((a, b) => (a.at < b.at ? -1 : 1)).slice(0, oldest);
 }
 
+/** When all that is wanted was last done; empty: never. */
+function lastDone(before: Verification | null, { level, boot }: VerifyRequest): string {
+  if (before === null || LEVELS.indexOf(before.level) < LEVELS.indexOf(level)) return '';
+  const booted = before.boot?.at ?? '';
+  return boot !== undefined && booted < before.at ? booted : before.at;
+}
+
 async function verifyVm(
-  engine: UpkeepEngine,
+  engine: VerifyEngine,
   folder: VmFolder,
   wanted: ReadonlySet<PointId>,
-  level: Level,
+  { level, boot: wish }: VerifyRequest,
   { signal }: UpkeepControl,
 ): Promise<VerifyResult> {
   await settle(engine, folder, signal);
@@ -112,9 +134,14 @@ async function verifyVm(
     what: error.message,
     affects: descendants(listing.points, id as PointId).map((point) => point.id),
   }));
+  const booted: Booted[] = [];
   const warnings: string[] = [];
   for (const point of listing.points.filter(({ id }) => wanted.has(id))) {
     const findings = await inspection.look(point);
+    const boot =
+      wish === undefined || findings.length > 0
+        ? null
+        : await tryBoot(engine, await inspection.sources(point), wish, signal);
     await reader.assertRegistered();
     for (const finding of findings) {
       const isKnown = damaged.some(({ point, disk, affects }) =>
@@ -122,10 +149,11 @@ async function verifyVm(
       );
       if (!isKnown) damaged.push(describe(folder, listing, finding));
     }
-    const warning = await record(folder, point, { level, findings, inspection, signal });
+    if (boot !== null) booted.push({ vm: folder.name, point: point.id, ...recordOf(boot) });
+    const warning = await record(folder, point, { level, findings, boot, inspection, signal });
     if (warning !== null) warnings.push(warning);
   }
-  return { checked: wanted.size, damaged, warnings };
+  return { checked: wanted.size, damaged, booted, warnings };
 }
 
 /** In the middle of a change, files are not what their manifests say: that is no damage, but no time to look either. */
@@ -149,24 +177,31 @@ function describe(folder: VmFolder, { points }: PointListing, { point, disk, wha
   return { vm: folder.name, point, disk, what, affects };
 }
 
+function recordOf({ answer, what, tookMs, accelerator }: BootReport): BootRecord {
+  return { at: new Date().toISOString(), answer, what, tookMs, accelerator };
+}
+
 interface Seen {
   readonly level: Level;
   readonly findings: readonly Finding[];
+  readonly boot: BootReport | null;
   readonly inspection: Inspection;
   readonly signal: AbortSignal | undefined;
 }
 
 /** @returns why nothing could be written down: a vault that can only be read is verified all the same */
 async function record(folder: VmFolder, { id }: Manifest, seen: Seen): Promise<string | null> {
-  const { level, findings, signal } = seen;
+  const { level, findings, boot, signal } = seen;
   try {
     const what = `noting what was verified of ${id}`;
     await using lease = await folder.acquireLease({ what, waitMs: WAIT_MS, leaveChange: true, signal });
     const damage = findings.map(({ disk, what }) => ({ disk, what }));
+    const last = boot === null ? (await folder.readVerification(id))?.boot : recordOf(boot);
     await folder.writeVerification(
       id,
-      { format: FORMAT, at: new Date().toISOString(), level, damage },
+      { format: FORMAT, at: new Date().toISOString(), level, damage, ...(last && { boot: last }) },
       lease,
+      boot,
     );
     await keepDigests(folder, lease, id, seen);
     for (const { point } of findings) await seal(folder, lease, point);

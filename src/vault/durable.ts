@@ -17,12 +17,12 @@ export function temporaryBeside(path: string): string {
   return join(dirname(path), TEMPORARY_PREFIX + randomBytes(8).toString('hex'));
 }
 
-/** Replaces or makes a file: its readers see the old text or the new one. @throws vault-full, vault-unreadable, sync-failed */
-export async function writeFileDurably(path: string, text: string): Promise<void> {
+/** Replaces or makes a file: its readers see the old contents or the new ones. @throws vault-full, vault-unreadable, sync-failed */
+export async function writeFileDurably(path: string, contents: string | Buffer): Promise<void> {
   const temporary = temporaryBeside(path);
   try {
-    await writeNew(temporary, text);
-    await renameDurably(temporary, path, async () => (await fs.readFile(path, 'utf8')) === text);
+    await writeNew(temporary, contents);
+    await renameDurably(temporary, path, async () => (await fs.readFile(path)).equals(Buffer.from(contents)));
   } catch (error) {
     await fs.rm(temporary, { force: true }).catch(() => {});
     throw ioError(error, 'writing', path);
@@ -123,10 +123,10 @@ export async function sweepTemporaries(folder: string): Promise<void> {
 }
 
 /** All of it or no file. */
-async function writeNew(path: string, text: string): Promise<void> {
+async function writeNew(path: string, contents: string | Buffer): Promise<void> {
   const handle = await fs.open(path, 'wx');
   try {
-    await handle.writeFile(text);
+    await handle.writeFile(contents);
     await syncFile(handle, path);
     await handle.close();
   } catch (error) {

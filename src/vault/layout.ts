@@ -9,6 +9,9 @@ export const READERS_FOLDER = 'readers';
 export const HOLDS_FOLDER = 'holds';
 export const MANIFEST_FILE = 'manifest.json';
 export const VERIFIED_FILE = 'verified.json';
+/** What the guest that was last booted from the point said on its serial console, and what it showed. */
+export const BOOT_LOG_FILE = 'boot.log';
+export const BOOT_SCREEN_FILE = 'boot.png';
 /** Ids of points that were removed: never used again. */
 export const RETIRED_FILE = '.retired.json';
 /** In a staging folder: which run fills it. */
@@ -34,7 +37,15 @@ export function isCandidate(name: string): boolean {
   return !name.startsWith('.') && !FURNITURE.has(name);
 }
 
+/** What lies in a point beside its images. */
+export const BESIDE_IMAGES: ReadonlySet<string> = new Set([
+  MANIFEST_FILE,
+  VERIFIED_FILE,
+  BOOT_LOG_FILE,
+  BOOT_SCREEN_FILE,
+]);
+
 /** Checks the name of a disk's file inside a point. @throws name-invalid */
 export function diskFileName(file: string): string {
-  return fileName(file === MANIFEST_FILE || file === VERIFIED_FILE ? '' : file);
+  return fileName(BESIDE_IMAGES.has(file) ? '' : file);
 }

@@ -11,6 +11,8 @@ import { removeDurably, sweepTemporaries, syncFolder, writeFileDurably } from '.
 import { addHold, type Hold, heldPoints, readHolds, refuseHeld, releaseHold } from './holds.ts';
 import { ioError, unlessMissing } from './io-error.ts';
 import {
+  BOOT_LOG_FILE,
+  BOOT_SCREEN_FILE,
   diskFileName,
   HOLDS_FOLDER,
   isCandidate,
@@ -27,7 +29,7 @@ import { readText } from './read-text.ts';
 import { type Reader, registerReader, sweepReaders, type WaitOptions, waitForReaders } from './readers.ts';
 import { finishRemovals, isRetired, removePoint } from './removal.ts';
 import { type LeftoverStaging, leftoversAmong, Staging } from './staging.ts';
-import { parseVerification, type Verification } from './verification.ts';
+import { type BootEvidence, parseVerification, type Verification } from './verification.ts';
 import { parseVmRecord, type VmRecord } from './vm-record.ts';
 
 /** What a VM's folder needs to know of the vault it lies in. */
@@ -199,10 +201,24 @@ export class VmFolder {
     }
   }
 
-  /** @throws point-unknown, lease-lost, vault-full, vault-unreadable, sync-failed */
-  async writeVerification(id: PointId, verification: Verification, lease: Lease): Promise<void> {
+  /**
+   * @param evidence of the boot that it tells of, if that is a new one
+   * @throws point-unknown, lease-lost, vault-full, vault-unreadable, sync-failed
+   */
+  async writeVerification(
+    id: PointId,
+    verification: Verification,
+    lease: Lease,
+    evidence: BootEvidence | null = null,
+  ): Promise<void> {
     const folder = join(this.path, pointId(id));
     await this.#assertPoint(folder, id);
+    if (evidence !== null) {
+      await this.#write(join(folder, BOOT_LOG_FILE), evidence.serialLog, lease);
+      const screen = join(folder, BOOT_SCREEN_FILE);
+      // An old picture would tell of another boot.
+      await (evidence.screen === null ? removeDurably(screen) : this.#write(screen, evidence.screen, lease));
+    }
     await this.#write(join(folder, VERIFIED_FILE), `${JSON.stringify(verification, null, 2)}\n`, lease);
   }
 
@@ -307,10 +323,10 @@ export class VmFolder {
     }
   }
 
-  async #write(path: string, text: string, lease: Lease): Promise<void> {
+  async #write(path: string, contents: string | Buffer, lease: Lease): Promise<void> {
     this.#assertOurs(lease);
     await lease.assertHeld();
-    await writeFileDurably(path, text);
+    await writeFileDurably(path, contents);
   }
 
   #assertOurs(lease: Lease): void {

@@ -8,9 +8,10 @@ import { vmName } from '../../src/base/ids.ts';
 import { MiB } from '../../src/base/units.ts';
 import { restoreInstantly } from '../../src/restore/instant.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
+import { verify } from '../../src/upkeep/verify.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
 import { type DiskSpec, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
-import type { LinuxGuest } from '../../vm-fixtures/linux-guest.ts';
+import { type LinuxGuest, linuxArgs } from '../../vm-fixtures/linux-guest.ts';
 import { expectClean, type TestSite, testSite } from '../helpers/engine.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
@@ -146,6 +147,11 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     t.notMatch(await readFile(join(guest.vm.dir, 'kernel.log'), 'utf8'), /error/i, 'the guest saw no error');
     await guest.kill();
 
+    const args = [...linuxArgs(DISKS.length), '-serial', 'null'];
+    const boot = { bus: 'virtio' as const, memoryBytes: 160 * MiB, args, timeoutMs: 60_000 };
+    const request = { vm: vmName('vm1'), point: 'latest', level: 'quick' as const, boot };
+    const { booted } = await verify(site.engine, site.vault, request);
+    t.match(booted, [{ point: incremental.point.id, answer: 'agent' }], 'verify boots the incremental');
     await expectBootable(t, qemu, site, full);
     await expectBootable(t, qemu, site, incremental);
     await expectInstant(t, qemu, site, incremental);

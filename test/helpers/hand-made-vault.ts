@@ -13,8 +13,8 @@ import { initVault, type Vault } from '../../src/vault/vault.ts';
 import { type Teardown, tempDir } from './temp-dir.ts';
 import { diskOf, manifestOf, point } from './vault-files.ts';
 
-/** `pattern` from an offset on, for a length; pattern 0 writes zeroes as such. */
-export type Write = readonly [pattern: number, offsetBytes: number, lengthBytes: number];
+/** `pattern` from an offset on, for a length; pattern 0 writes zeroes as such; a path writes that file. */
+export type Write = readonly [pattern: number | string, offsetBytes: number, lengthBytes: number];
 
 export interface PointSpec {
   readonly vm?: string;
@@ -118,7 +118,10 @@ export class HandMadeVault {
   #apply(before: Buffer | undefined, sizeBytes: number, writes: readonly Write[]): Buffer {
     const after = Buffer.alloc(sizeBytes);
     before?.copy(after);
-    for (const [pattern, offset, length] of writes) after.fill(pattern, offset, offset + length);
+    for (const [pattern, offset, length] of writes) {
+      if (typeof pattern === 'string') readFileSync(pattern).copy(after, offset, 0, length);
+      else after.fill(pattern, offset, offset + length);
+    }
     return after;
   }
 }
@@ -126,7 +129,9 @@ export class HandMadeVault {
 async function writeInto(path: string, writes: readonly Write[]): Promise<void> {
   if (writes.length === 0) return;
   const commands = writes.map(([pattern, offset, length]) =>
-    pattern === 0 ? `write -z ${offset} ${length}` : `write -P ${pattern} ${offset} ${length}`,
+    pattern === 0
+      ? `write -z ${offset} ${length}`
+      : `write ${typeof pattern === 'string' ? '-s' : '-P'} ${pattern} ${offset} ${length}`,
   );
   await execa('qemu-io', ['-f', 'qcow2', ...commands.flatMap((command) => ['-c', command]), path]);
 }

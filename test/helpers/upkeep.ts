@@ -6,7 +6,7 @@ import { silent } from '../../src/base/log.ts';
 import { noSteps, type ReachStep } from '../../src/base/steps.ts';
 import { type QemuTools, qemuTools } from '../../src/image/tools.ts';
 import { changeFinisher } from '../../src/upkeep/delete.ts';
-import type { UpkeepEngine } from '../../src/upkeep/engine.ts';
+import type { VerifyEngine } from '../../src/upkeep/verify.ts';
 import { VaultMemory } from '../../src/vault/memory.ts';
 import { openVault, type Vault } from '../../src/vault/vault.ts';
 import type { VmFolder } from '../../src/vault/vm-folder.ts';
@@ -16,8 +16,8 @@ import { tempDir } from './temp-dir.ts';
 export function upkeepEngine(
   t: Test,
   { tools = qemuTools(), steps = noSteps }: { tools?: QemuTools; steps?: ReachStep } = {},
-): UpkeepEngine {
-  return { runtimeDir: tempDir(t), tools, log: silent, reachStep: steps };
+): VerifyEngine {
+  return { runtimeDir: tempDir(t), scratchDir: tempDir(t), tools, log: silent, reachStep: steps };
 }
 
 /** Every disk of every point reads as it did when the point was made. */

@@ -8,7 +8,11 @@ import { assertAllPoints } from '../helpers/upkeep.ts';
 async function site(t: Test) {
   const made = await HandMadeVault.withChain(t);
   const main = join(import.meta.dirname, '../../src/cli/main.ts');
-  const env = { QMPVAULT_STATE_DIR: join(made.dir, 'state'), QMPVAULT_RUNTIME_DIR: join(made.dir, 'run') };
+  const env = {
+    QMPVAULT_STATE_DIR: join(made.dir, 'state'),
+    QMPVAULT_RUNTIME_DIR: join(made.dir, 'run'),
+    QMPVAULT_SCRATCH_DIR: join(made.dir, 'scratch'),
+  };
   const cli = async (command: string, ...args: string[]) => {
     const all = [main, command, ...args, '--vault', made.vault.path];
     const { exitCode, stdout, stderr } = await execa(process.execPath, all, { env, reject: false });
@@ -63,6 +67,19 @@ t.test('verify: 0 when all is well, 7 with what is damaged, in the same form', a
     damaged: [{ vm: 'web1', point: 'p2', disk: 'vda', affects: ['p2', 'p3'] }],
   });
   t.match(await cli('verify', 'web1', 'p1'), { exitCode: 0, stdout: /^1 points checked/ });
+});
+
+t.test('verify --boot: 7 for a point from which nothing comes up, with what to look at', async (t) => {
+  const { cli } = await site(t);
+  const args = ['web1', 'p3', '--boot-timeout', '1', '--boot-memory', '64MiB', '--boot-arg', '-no-reboot'];
+  const found = await cli('verify', ...args, '--boot-bus', 'scsi', '--json');
+  t.equal(found.exitCode, 7, found.stderr);
+  t.match(found.json(), { checked: 1, damaged: [], booted: [{ point: 'p3', answer: null }] });
+  t.match(await cli('verify', ...args, '--boot-line', 'login:', '--boot-bus', 'sata'), {
+    exitCode: 7,
+    stdout: /^web1: p3 did not boot: .*boot.log/,
+  });
+  t.match(await cli('verify', '--boot-line', '(', '--json'), { exitCode: 2 });
 });
 
 t.test('chain: as text, as JSON, as a drawing', async (t) => {

@@ -1,13 +1,20 @@
-import { Argument, type Command } from 'commander';
+import { Argument, type Command, Option } from 'commander';
 import { EXIT } from '../../base/errors.ts';
 import type { VmName } from '../../base/ids.ts';
-import type { Result } from '../../operations/index.ts';
-import { countOf, vaultOption, vmArgument } from '../options.ts';
+import { parseSize } from '../../base/units.ts';
+import type { Params, Result } from '../../operations/index.ts';
+import { countOf, folderOf, moreWords, vaultOption, vmArgument } from '../options.ts';
 import type { Shell } from '../shell.ts';
 
 interface VerifyOptions {
   readonly vault: string;
   readonly deep?: boolean;
+  readonly boot?: boolean;
+  readonly bootLine?: string;
+  readonly bootTimeout?: number;
+  readonly bootMemory?: number;
+  readonly bootBus?: 'virtio' | 'scsi' | 'sata' | 'nvme';
+  readonly bootArg?: string[];
   readonly oldest?: number;
 }
 
@@ -19,10 +26,43 @@ export function addVerify(program: Command, shell: Shell): void {
     .addArgument(new Argument('[point]', "its id, a unique beginning of it, or 'latest'; else all"))
     .addOption(vaultOption().makeOptionMandatory())
     .option('--deep', 'read every byte: digests, and each disk through its chain')
+    .option('--boot', 'boot a guest from each too, without a network, on copies that are thrown away')
+    .addOption(
+      new Option(
+        '--boot-line <regex>',
+        'what it must say on its serial console; else its guest agent answers',
+      ).implies({ boot: true }),
+    )
+    .addOption(
+      new Option('--boot-timeout <seconds>', 'how long that is waited for (default: 300)')
+        .argParser(countOf)
+        .implies({ boot: true }),
+    )
+    .addOption(
+      new Option('--boot-memory <size>', 'of that guest (default: 1GiB)')
+        .argParser((text) => parseSize(text))
+        .implies({ boot: true }),
+    )
+    .addOption(
+      new Option('--boot-bus <bus>', 'what its disks hang on (default: virtio)')
+        .choices(['virtio', 'scsi', 'sata', 'nvme'])
+        .implies({ boot: true }),
+    )
+    .addOption(
+      new Option(
+        '--boot-arg <arg>',
+        'one more argument of QEMU (can be repeated): -bios and /path/to/OVMF.fd',
+      )
+        .argParser(moreWords)
+        .implies({ boot: true }),
+    )
     .option(
       '--oldest <n>',
       'only so many points: those not looked at so closely for the longest time',
       countOf,
+    )
+    .addOption(
+      new Option('--scratch <dir>', 'for the copies that a guest is booted from').argParser(folderOf),
     )
     .action(async (vm, point, options: VerifyOptions, command: Command) => {
       await run(shell, command, { vm, point }, options);
@@ -33,28 +73,39 @@ async function run(
   shell: Shell,
   command: Command,
   { vm, point }: { vm: VmName | undefined; point: string | undefined },
-  { deep, oldest }: VerifyOptions,
+  options: VerifyOptions,
 ): Promise<void> {
   const { output } = shell;
-  const { checked, damaged, warnings } = await shell.perform(
+  const { deep, oldest } = options;
+  const result = await shell.perform(
     command,
     'verify',
-    { vm, point, level: deep ? 'deep' : 'quick', oldest },
+    { vm, point, level: deep ? 'deep' : 'quick', boot: bootOf(options), oldest },
     { doing: 'the verification' },
   );
-  if (damaged.length > 0) output.exitCode = EXIT.damage;
-  await output.result({
-    json: { checked, damaged, warnings },
-    text: textOf({ checked, damaged }),
-    warnings,
-  });
+  const { damaged, booted, warnings } = result;
+  if (damaged.length > 0 || booted.some(({ answer }) => answer === null)) output.exitCode = EXIT.damage;
+  await output.result({ json: result, text: textOf(result), warnings });
 }
 
-function textOf({ checked, damaged }: Omit<Result<'verify'>, 'warnings'>): string {
-  const lines = damaged.map(({ vm, point, disk, what, affects }) => {
+function bootOf(options: VerifyOptions): Params<'verify'>['boot'] {
+  const { boot, bootLine: line, bootTimeout, bootMemory: memoryBytes, bootBus: bus, bootArg: args } = options;
+  if (!boot) return undefined;
+  return { line, timeoutMs: bootTimeout && bootTimeout * 1000, memoryBytes, bus, args };
+}
+
+function textOf({ checked, damaged, booted }: Result<'verify'>): string {
+  const damages = damaged.map(({ vm, point, disk, what, affects }) => {
     const others = affects.filter((id) => id !== point);
     const lost = others.length > 0 ? `; so ${others.join(', ')} cannot be restored either` : '';
     return `${vm}: ${point}${disk ? `, disk ${disk}` : ''}: ${what}${lost}\n`;
   });
-  return `${lines.join('')}${checked} points checked, ${damaged.length} damages found\n`;
+  const boots = booted.map(({ vm, point, answer, what, tookMs, accelerator }) => {
+    const seconds = `${(tookMs / 1000).toFixed(1)} s with ${accelerator}`;
+    return answer === null
+      ? `${vm}: ${point} did not boot: ${what}. See boot.log and boot.png beside its manifest.\n`
+      : `${vm}: ${point} boots: ${what} (${seconds})\n`;
+  });
+  const sum = `${checked} points checked, ${damaged.length} damages found`;
+  return [...damages, ...boots, sum, booted.length > 0 ? `, ${booted.length} booted\n` : '\n'].join('');
 }
