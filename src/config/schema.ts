@@ -6,6 +6,7 @@ import {
   count,
   duration,
   folderInside,
+  group,
   oneOf,
   path,
   port,
@@ -135,7 +136,7 @@ export const fileSchema = section({
     path: path.default('/var/lib/qmpvault/scratch'),
     limit: size.optional(),
   }).prefault({}),
-  rpc: section({ socket: socket.default('/run/qmpvault/rpc.sock'), group: text.optional() }).prefault({}),
+  rpc: section({ socket: socket.default('/run/qmpvault/rpc.sock'), group: group.optional() }).prefault({}),
   limits: section({
     runs: count.default(2),
     perVault: count.optional(),

@@ -45,6 +45,11 @@ export const text = leaf(
   'a text, in quotes if it looks like something else',
   fromText((it) => it),
 );
+export const group = leaf(
+  'a group',
+  'a name of /etc/group, or a number',
+  fromTextOrNumber((it) => it),
+);
 export const secret = leaf(
   'a text',
   'a text, in quotes if it looks like something else',
