@@ -40,7 +40,14 @@ function noVaults(file: Fields, vaults: readonly string[]): Flaw[] {
   return [{ path: ['vaults'], what: 'there is no vault', allowed: 'at least one: NAME: { path: /… }' }];
 }
 
-function vmFlaws(path: Path, name: string, vm: Fields, defaults: Fields, vaults: readonly string[]): Flaw[] {
+/** @param inherited the defaults */
+export function vmFlaws(
+  path: Path,
+  name: string,
+  vm: Fields,
+  defaults: Fields,
+  vaults: readonly string[],
+): Flaw[] {
   const exclude: unknown[] = Array.isArray(vm['exclude']) ? vm['exclude'] : [];
   const isNowhere = vm['qmp'] === undefined && vm['disks'] === undefined;
   return [
