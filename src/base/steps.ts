@@ -52,6 +52,8 @@ export const STEPS = {
   ],
   /** A restore that copies nothing. */
   'instant restore': ['instant-hold', 'instant-publish'],
+  /** A restore in the place of a stopped VM's own images. */
+  'restore in place': ['place-journal', 'place-switch', 'place-link', 'place-rename', 'place-close'],
   /** What an instant restore left to be copied, for each disk. */
   fill: ['fill-stream', 'fill-finalize', 'fill-release'],
   /** Of the daemon's record of a run: it is about to be written that. */

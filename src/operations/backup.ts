@@ -2,7 +2,9 @@
 import { z } from 'zod';
 import { backUp } from '../backup/backup.ts';
 import { codeOf } from '../base/errors.ts';
+import type { VmName } from '../base/ids.ts';
 import { pointId } from '../base/ids.ts';
+import { Replacement } from '../restore/replacement.ts';
 import { diskParam, newPointParam, quiesceParam, vmParam } from '../rpc/params.ts';
 import { VaultMemory } from '../vault/memory.ts';
 import { initVault, type Vault } from '../vault/vault.ts';
@@ -58,8 +60,21 @@ export async function run(wishes: z.output<typeof params>, context: OperationCon
   const { vault: path, init, newVault, ...request } = wishes;
   const vault = await openOrMake(path, { init, newVault }, context);
   const { engine, signal, onProgress, bandwidth } = context;
+  const finished = await finishRestore(vault, request.vm, context);
   const { point, warnings } = await backUp(engine, vault, request, { signal, onProgress, bandwidth });
-  return { point: pointJson(point), warnings };
+  return { point: pointJson(point), warnings: [...finished, ...warnings] };
+}
+
+/** What a restore in place that was killed left is no state to back up, unless the VM runs on it already. @returns warnings */
+async function finishRestore(vault: Vault, vm: VmName, { engine }: OperationContext): Promise<string[]> {
+  try {
+    return await Replacement.finish(engine, vault, vm);
+  } catch (error) {
+    if (codeOf(error) !== 'vm-busy') throw error;
+    return [
+      `a restore of ${vm} in place was interrupted, and the VM started since: its disks may be of two moments. Stop it, and repeat the restore`,
+    ];
+  }
 }
 
 async function openOrMake(

@@ -54,3 +54,15 @@ async function refuseNeeded(hold: Hold): Promise<void> {
     );
   }
 }
+
+/** Of files that were overwritten, and of an instant restore to the same place that was killed. */
+export async function releaseReplaced(
+  vm: VmFolder,
+  holds: readonly Hold[],
+  paths: readonly string[],
+): Promise<void> {
+  for (const hold of holds.filter(isOfThisHost)) {
+    const replaced = hold.disks.filter(({ path }) => paths.includes(path)).map(({ name }) => name);
+    if (replaced.length > 0) await vm.releaseHold(hold, replaced);
+  }
+}

@@ -9,10 +9,10 @@ import { QmpvaultError } from '../base/errors.ts';
 import type { ReachStep } from '../base/steps.ts';
 import { createImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
-import { type Hold, isOfThisHost } from '../vault/holds.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
+import { releaseReplaced } from './holds.ts';
 import { OpenPoint } from './open-point.ts';
 import type { RestoreResult } from './restore.ts';
 import { type DiskPlan, planRestore, type RestoreRequest } from './restore-plan.ts';
@@ -70,7 +70,11 @@ export async function restoreInstantly(
     await reader.assertRegistered();
     await reachStep('instant-publish');
     for (const target of targets) await target.publish();
-    await endReplaced(vm, before, hold);
+    await releaseReplaced(
+      vm,
+      before,
+      hold.disks.map(({ path }) => path),
+    );
     return {
       restored: disks.map(({ disk, target, virtualSizeBytes }) => ({ disk, path: target, virtualSizeBytes })),
       hold: hold.id,
@@ -116,16 +120,4 @@ async function survey(tools: QemuTools, vault: Vault, path: string, force = fals
   const site = await surveyTarget(tools, { path, force, vaultPath: vault.path });
   if (site.device === null) return site;
   throw unfit(path, 'is a block device, and an overlay is a file: restore to the device without --instant');
-}
-
-/** Of files that were overwritten, and of an instant restore to the same place that was killed. */
-async function endReplaced(vm: VmFolder, before: readonly Hold[], { disks }: Hold): Promise<void> {
-  for (const hold of before.filter(isOfThisHost)) {
-    const replaced = hold.disks.filter(({ path }) => disks.some((disk) => disk.path === path));
-    if (replaced.length > 0)
-      await vm.releaseHold(
-        hold,
-        replaced.map(({ name }) => name),
-      );
-  }
 }

@@ -44,6 +44,7 @@ export interface DiskChain {
 export interface DiskPlan extends DiskChain {
   /** Absolute. */
   readonly target: string;
+  readonly format: RestoreFormat;
 }
 
 /** The part of a listing that a disk's chain is made of. */
@@ -68,7 +69,11 @@ export function planRestore(
 ): DiskPlan[] {
   const targets = 'dir' in target ? filesIn(target.dir, point, format) : [...target.disks];
   refuseSharedTarget(targets);
-  return targets.map(([name, path]) => ({ ...diskChain(listing, point, name), target: resolve(path) }));
+  return targets.map(([name, path]) => ({
+    ...diskChain(listing, point, name),
+    target: resolve(path),
+    format,
+  }));
 }
 
 function filesIn(dir: string, point: Manifest, format: RestoreFormat): [DiskName, string][] {

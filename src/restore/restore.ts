@@ -11,8 +11,8 @@ import { convertImage, measureImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
 import type { Vault } from '../vault/vault.ts';
 import { OpenPoint } from './open-point.ts';
-import { type DiskPlan, planRestore, type RestoreFormat, type RestoreRequest } from './restore-plan.ts';
-import { makeFolder, surveyTarget, Target, targetError } from './target.ts';
+import { type DiskPlan, planRestore, type RestoreRequest } from './restore-plan.ts';
+import { makeFolder, surveyTarget, Target, type TargetSite, targetError } from './target.ts';
 import { type Need, oversize, refuseTooSmall } from './target-space.ts';
 import { trackFrom } from './tracking.ts';
 
@@ -57,12 +57,32 @@ export async function restorePoint(
 ): Promise<RestoreResult> {
   const { signal } = control;
   await using open = await OpenPoint.open(vault, request, { what: 'a restore', signal });
-  const plans = await open.check(planRestore(open.listing, open.point, request));
-  const jobs = await prepare(tools, vault, plans, request, signal);
-  const untracked = await write(tools, jobs, open, request.format, control);
+  const plans = planRestore(open.listing, open.point, request);
+  return await restoreDisks(tools, vault, open, plans, { ...control, force: request.force ?? false });
+}
+
+interface WriteOptions extends RestoreControl {
+  readonly force: boolean;
+  /** All was looked at, and nothing was made yet. */
+  readonly begin?: (sites: readonly TargetSite[]) => Promise<void>;
+  /** Gives all of them their names. */
+  readonly publish?: (targets: readonly Target[]) => Promise<void>;
+}
+
+/** @throws as restorePoint */
+export async function restoreDisks(
+  tools: QemuTools,
+  vault: Vault,
+  open: OpenPoint,
+  plans: readonly DiskPlan[],
+  options: WriteOptions,
+): Promise<RestoreResult> {
+  const jobs = await prepare(tools, vault, await open.check(plans), options);
+  await options.begin?.(jobs.map(({ site }) => site));
+  const untracked = await write(tools, jobs, open, options);
   return {
     restored: jobs.map(({ disk, target, virtualSizeBytes }) => ({ disk, path: target, virtualSizeBytes })),
-    warnings: [...open.warnings, ...untracked, ...jobs.flatMap((job) => oversize(job, request.format) ?? [])],
+    warnings: [...open.warnings, ...untracked, ...jobs.flatMap((job) => oversize(job) ?? [])],
   };
 }
 
@@ -70,8 +90,7 @@ async function prepare(
   tools: QemuTools,
   vault: Vault,
   plans: readonly (DiskPlan & { readonly source: string })[],
-  { force = false, format }: RestoreRequest,
-  signal: AbortSignal | undefined,
+  { force, signal }: WriteOptions,
 ): Promise<Job[]> {
   const jobs: Job[] = [];
   for (const plan of plans) {
@@ -79,7 +98,7 @@ async function prepare(
     const { requiredBytes } = await measureImage(tools, { path: plan.source, format: 'qcow2' }, { signal });
     jobs.push({ ...plan, site, requiredBytes });
   }
-  await refuseTooSmall(jobs, format);
+  await refuseTooSmall(jobs);
   return jobs;
 }
 
@@ -88,8 +107,7 @@ async function write(
   tools: QemuTools,
   jobs: readonly Job[],
   { point, reader }: OpenPoint,
-  format: RestoreFormat,
-  { signal, onProgress }: RestoreControl,
+  { signal, onProgress, publish = publishEach }: WriteOptions,
 ): Promise<string[]> {
   const undo = new CleanupStack();
   const fractions = jobs.map(() => 0);
@@ -115,13 +133,15 @@ async function write(
         tell();
       };
       tell();
-      await copy(tools, job, target, format, { signal, onProgress: onFraction });
-      if (format === 'qcow2') warnings.push(...(await trackFrom(tools, point, job.disk, target.writePath)));
+      await copy(tools, job, target, { signal, onProgress: onFraction });
+      if (job.format === 'qcow2') {
+        warnings.push(...(await trackFrom(tools, point, job.disk, target.writePath)));
+      }
       await target.sync();
       onFraction(1);
     }
     await reader.assertRegistered();
-    for (const target of targets) await target.publish();
+    await publish(targets);
     return warnings;
   } catch (error) {
     // What cannot be undone is on a filesystem that fails already; the first error says more.
@@ -130,11 +150,14 @@ async function write(
   }
 }
 
+async function publishEach(targets: readonly Target[]): Promise<void> {
+  for (const target of targets) await target.publish();
+}
+
 async function copy(
   tools: QemuTools,
-  { source, disk, site }: Job,
+  { source, disk, site, format }: Job,
   { writePath }: Target,
-  format: RestoreFormat,
   options: { signal: AbortSignal | undefined; onProgress: (fraction: number) => void },
 ): Promise<void> {
   // A raw device is written over: made anew it would be taken for empty, and keep what it held under the zeroes.

@@ -6,14 +6,15 @@ import { type TargetSite, targetError, unfit } from './target.ts';
 
 export interface Need {
   readonly site: TargetSite;
+  readonly format: RestoreFormat;
   readonly virtualSizeBytes: number;
   /** What a sparse copy takes at most. */
   readonly requiredBytes: number;
 }
 
 /** @throws target-unfit */
-export async function refuseTooSmall(needs: readonly Need[], format: RestoreFormat): Promise<void> {
-  const files = needs.filter((need) => !refuseSmallDevice(need, format));
+export async function refuseTooSmall(needs: readonly Need[]): Promise<void> {
+  const files = needs.filter((need) => !refuseSmallDevice(need));
   const folders = await Promise.all(
     files.map(async (need) => ({ ...need, ...(await filesystemOf(need.site.existingFolder)) })),
   );
@@ -29,7 +30,7 @@ export async function refuseTooSmall(needs: readonly Need[], format: RestoreForm
 }
 
 /** What the guest will notice: null when the target is a file or has the disk's size. */
-export function oversize({ site, virtualSizeBytes }: Need, format: RestoreFormat): string | null {
+export function oversize({ site, format, virtualSizeBytes }: Need): string | null {
   const { path, device } = site;
   if (format !== 'raw' || device === null || device.sizeBytes === virtualSizeBytes) return null;
   const extra = device.sizeBytes - virtualSizeBytes;
@@ -37,7 +38,7 @@ export function oversize({ site, virtualSizeBytes }: Need, format: RestoreFormat
 }
 
 /** @returns false for a file */
-function refuseSmallDevice({ site, virtualSizeBytes, requiredBytes }: Need, format: RestoreFormat): boolean {
+function refuseSmallDevice({ site, format, virtualSizeBytes, requiredBytes }: Need): boolean {
   if (site.device === null) return false;
   const leastBytes = format === 'raw' ? virtualSizeBytes : requiredBytes;
   if (site.device.sizeBytes >= leastBytes) return true;

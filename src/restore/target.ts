@@ -21,6 +21,8 @@ export interface TargetSite {
   readonly path: string;
   /** What `path` leads to: symbolic links (`/dev/vg/lv`) resolved. */
   readonly realPath: string;
+  /** Where a file is written before it has its name. */
+  readonly partPath: string;
   /** The nearest folder that exists; the ones below it are still to be made. */
   readonly existingFolder: string;
   /** The file that is replaced. */
@@ -44,7 +46,8 @@ export async function surveyTarget(
   if (`${existingFolder}${sep}`.startsWith(`${await fs.realpath(vaultPath)}${sep}`)) {
     throw unfit(path, 'lies in the vault: restore to somewhere else');
   }
-  const site = { path, realPath, existingFolder, replaces: null, device: null };
+  const partPath = join(dirname(realPath), `.qmpvault-${randomBytes(8).toString('hex')}.part`);
+  const site = { path, realPath, partPath, existingFolder, replaces: null, device: null };
   if (found === null) return site;
   if (!found.isFile() && !found.isBlockDevice() && !found.isSymbolicLink()) {
     throw unfit(path, 'is neither a file nor a block device');
@@ -86,12 +89,11 @@ export class Target {
 
   /** The folder must exist. @throws target-unfit, restore-failed */
   static async open(site: TargetSite): Promise<Target> {
-    const { path, realPath, device } = site;
+    const { path, realPath, partPath, device } = site;
     try {
       if (device === null) {
-        const temporary = join(dirname(realPath), `.qmpvault-${randomBytes(8).toString('hex')}.part`);
         // Not for everybody's eyes: these are the contents of the VM's disk.
-        return new Target(site, temporary, await fs.open(temporary, 'wx', 0o600));
+        return new Target(site, partPath, await fs.open(partPath, 'wx', 0o600));
       }
       // O_EXCL without O_CREAT: Linux refuses a device that is mounted, or part of another one, until we close.
       return new Target(site, realPath, await fs.open(realPath, constants.O_RDWR | constants.O_EXCL));
@@ -112,9 +114,9 @@ export class Target {
     });
   }
 
-  /** Durable under its own name when it returns. A file keeps the owner and mode of the one that it replaces. */
-  async publish(): Promise<void> {
-    const { path, realPath, replaces, device } = this.site;
+  /** Whole, and closed. A file gets the owner and mode of the one that it replaces. */
+  async complete(): Promise<void> {
+    const { path, replaces } = this.site;
     try {
       if (replaces !== null) {
         await this.#handle.chmod(replaces.mode & 0o7777);
@@ -122,7 +124,17 @@ export class Target {
       }
       this.#isOpen = false;
       await this.#handle.close();
-      if (device !== null) return;
+    } catch (error) {
+      throw targetError(error, 'finishing', path);
+    }
+  }
+
+  /** Durable under its own name when it returns. */
+  async publish(): Promise<void> {
+    const { path, realPath, device } = this.site;
+    await this.complete();
+    if (device !== null) return;
+    try {
       await fs.rename(this.writePath, realPath);
       await syncFolder(dirname(realPath));
     } catch (error) {

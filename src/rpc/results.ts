@@ -134,6 +134,10 @@ export const restoreResult = z.object({
       virtualSizeBytes: bytes('its size'),
     }),
   ),
+  kept: z
+    .array(z.string())
+    .optional()
+    .meta({ description: 'of a restore in place: the old images, under their new names' }),
   hold: z.string().optional().meta({ description: 'of an instant restore: what keeps its point as it is' }),
   warnings,
 });

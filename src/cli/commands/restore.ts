@@ -2,7 +2,7 @@ import { Argument, type Command, Option } from 'commander';
 import { QmpvaultError } from '../../base/errors.ts';
 import type { DiskName, VmName } from '../../base/ids.ts';
 import { formatBytes } from '../../base/units.ts';
-import { folderOf, moreDiskPaths, vaultOption, vmArgument } from '../options.ts';
+import { folderOf, moreDiskPaths, qmpOption, vaultOption, vmArgument } from '../options.ts';
 import type { Shell } from '../shell.ts';
 import { table } from '../table.ts';
 
@@ -12,6 +12,9 @@ interface RestoreOptions {
   readonly disk?: Map<DiskName, string>;
   readonly format: 'qcow2' | 'raw';
   readonly instant?: boolean;
+  readonly inPlace?: boolean;
+  readonly keepOld?: boolean;
+  readonly qmp?: string;
   readonly force?: boolean;
 }
 
@@ -34,6 +37,16 @@ export function addRestore(program: Command, shell: Shell): void {
       new Option('--format <format>', 'of what is written').choices(['qcow2', 'raw']).default('qcow2'),
     )
     .option('--instant', 'copy nothing yet: the disks stand on the vault until they are filled')
+    .addOption(
+      new Option('--in-place', "in the place of the stopped VM's own images").conflicts([
+        'to',
+        'disk',
+        'instant',
+        'format',
+      ]),
+    )
+    .option('--keep-old', 'with --in-place: keep what was there, under another name')
+    .addOption(qmpOption())
     .option('--force', 'overwrite what is there')
     .action(async (vm: VmName, point: string, options: RestoreOptions, command: Command) => {
       await restore(shell, command, vm, point, options);
@@ -47,18 +60,21 @@ async function restore(
   point: string,
   options: RestoreOptions,
 ): Promise<void> {
-  const { to, disk: disks, format, instant, force } = options;
-  if (to === undefined && disks === undefined) {
+  const { to, disk: disks, format, instant, inPlace, keepOld, qmp, force } = options;
+  if (to === undefined && disks === undefined && !inPlace) {
     throw new QmpvaultError(
       'usage',
-      'where to? Name a folder with --to DIR, or targets with --disk DISK=TARGET',
+      'where to? Name a folder with --to DIR, targets with --disk DISK=TARGET, or the own images of the VM with --in-place',
     );
   }
   using bars = shell.output.progressBars();
   const { restored, warnings, ...more } = await shell.perform(
     command,
     'restore',
-    { vm, point, to, ...(disks && { disks: Object.fromEntries(disks) }), format, instant, force },
+    {
+      ...{ vm, point, to, format, instant, inPlace, keepOld, qmp, force },
+      ...(disks && { disks: Object.fromEntries(disks) }),
+    },
     { doing: `the restore of ${vm}`, onProgress: ({ disks }) => bars?.show(disks) },
   );
   bars?.stop();
@@ -67,9 +83,10 @@ async function restore(
     formatBytes(virtualSizeBytes),
     path,
   ]);
+  const kept = (more.kept ?? []).map((path) => `kept: ${path}\n`).join('');
   await shell.output.result({
     json: { restored, ...more, warnings },
-    text: `${table(['DISK', 'SIZE', 'RESTORED TO'], rows, ['SIZE'])}${instant ? FILL : ''}`,
+    text: `${table(['DISK', 'SIZE', 'RESTORED TO'], rows, ['SIZE'])}${kept}${instant ? FILL : ''}`,
     warnings,
   });
 }

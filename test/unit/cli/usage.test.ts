@@ -32,6 +32,13 @@ const WRONG = [
   'restore web1 --vault /v --disk vda',
   'restore web1 --vault /v --disk vda=/x --disk vda=/y',
   'restore web1 p q --vault /v --to /t',
+  'restore web1 --vault /v --to /t --in-place',
+  'restore web1 --vault /v --in-place --instant',
+  'restore web1 --vault /v --to /t --keep-old',
+  'restore web1 --vault /v --to /t --instant --format raw',
+  'serve-nbd --vault /v',
+  'fill web1 --vault /v',
+  'holds web1 --vault /v --force',
 ];
 
 for (const call of WRONG) {
