@@ -69,3 +69,15 @@ export async function until<T>(
     await promise;
   }
 }
+
+/** Resolves when the signal is aborted, or after `timeoutMs`. */
+export async function untilAborted(signal: AbortSignal | undefined, timeoutMs?: number): Promise<void> {
+  if (signal?.aborted) return;
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const onEnd = () => resolve();
+  const timer = timeoutMs === undefined ? undefined : setTimeout(onEnd, timeoutMs);
+  signal?.addEventListener('abort', onEnd, { once: true });
+  await promise;
+  clearTimeout(timer);
+  signal?.removeEventListener('abort', onEnd);
+}

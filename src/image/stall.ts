@@ -3,6 +3,7 @@
  * the CPU time that it uses tells sooner. One that waits for a NAS that hangs uses none.
  */
 import { readFile } from 'node:fs/promises';
+import { untilAborted } from '../base/deadline.ts';
 import { QmpvaultError } from '../base/errors.ts';
 
 const LOOK_MS = 1_000;
@@ -22,7 +23,7 @@ export async function watchCpuTime(
         details: { pid, afterMs: stallMs },
       });
     }
-    await pause(Math.min(LOOK_MS, stallMs / 4), ended);
+    await untilAborted(ended, Math.min(LOOK_MS, stallMs / 4));
   }
 }
 
@@ -32,15 +33,4 @@ async function cpuTicksOf(pid: number): Promise<number | null> {
   if (text === null) return null;
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   return Number(fields[11]) + Number(fields[12]);
-}
-
-function pause(ms: number, ended: AbortSignal): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const onEnd = () => resolve();
-  const timer = setTimeout(onEnd, ms);
-  ended.addEventListener('abort', onEnd, { once: true });
-  return promise.finally(() => {
-    clearTimeout(timer);
-    ended.removeEventListener('abort', onEnd);
-  });
 }

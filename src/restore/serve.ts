@@ -7,7 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { lstat, mkdir, rm } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { dirname, join } from 'node:path';
-import { bounded } from '../base/deadline.ts';
+import { bounded, untilAborted } from '../base/deadline.ts';
 import { errnoOf, QmpvaultError } from '../base/errors.ts';
 import { type DiskName, type PointId, socketPath, type VmName } from '../base/ids.ts';
 import { nbdLink } from '../base/nbd-link.ts';
@@ -105,7 +105,7 @@ async function servedEnough(writer: Writer, reader: Reader, signal: AbortSignal)
   const stop = AbortSignal.any([signal, enough.signal]);
   try {
     await Promise.race([
-      aborted(signal),
+      untilAborted(signal),
       writer.exited.then(() => {
         throw new QmpvaultError(
           'writer-failed',
@@ -123,20 +123,8 @@ async function servedEnough(writer: Writer, reader: Reader, signal: AbortSignal)
 async function stayRegistered(reader: Reader, stop: AbortSignal): Promise<void> {
   while (!stop.aborted) {
     await reader.assertRegistered();
-    await aborted(stop, LOOK_MS);
+    await untilAborted(stop, LOOK_MS);
   }
-}
-
-/** Resolves when the signal is aborted, or after `timeoutMs`. */
-async function aborted(signal: AbortSignal, timeoutMs?: number): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const onAbort = () => resolve();
-  if (signal.aborted) return;
-  signal.addEventListener('abort', onAbort, { once: true });
-  const timer = timeoutMs === undefined ? undefined : setTimeout(onAbort, timeoutMs);
-  await promise;
-  clearTimeout(timer);
-  signal.removeEventListener('abort', onAbort);
 }
 
 /** In order if it can: QEMU takes its socket away then. */

@@ -3,6 +3,7 @@
  * of ours to a NAS that hangs. So the runs of this engine ask often, and give up early.
  */
 import { type QmpArguments, type QmpClient, QmpError } from '../../qmp/index.ts';
+import { untilAborted } from '../base/deadline.ts';
 import { QmpvaultError } from '../base/errors.ts';
 
 /** How long the main loop may be silent while a run has I/O in flight: it is the guest that waits meanwhile. */
@@ -33,7 +34,7 @@ export async function watchMainLoop(
   while (!signal.aborted) {
     await ask(client, 'query-status');
     await also();
-    await untilTick(signal);
+    await untilAborted(signal, TICK_MS);
   }
 }
 
@@ -41,16 +42,5 @@ export function stalled(afterMs: number, cause?: unknown): QmpvaultError {
   return new QmpvaultError('run-stalled', `no progress for ${Math.round(afterMs)} ms: does the NAS hang?`, {
     details: { afterMs },
     cause,
-  });
-}
-
-function untilTick(signal: AbortSignal): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, TICK_MS);
-  const onAbort = () => resolve();
-  signal.addEventListener('abort', onAbort, { once: true });
-  return promise.finally(() => {
-    clearTimeout(timer);
-    signal.removeEventListener('abort', onAbort);
   });
 }

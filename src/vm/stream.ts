@@ -16,7 +16,7 @@
  */
 import { z } from 'zod';
 import { QmpClient, QmpCommandError, QmpError } from '../../qmp/index.ts';
-import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts';
+import { cancelledBy, throwIfAborted, until, untilAborted } from '../base/deadline.ts';
 import { QmpvaultError } from '../base/errors.ts';
 import { type BlockGraph, type NodeName, nodeName, readBlockGraph } from './block-graph.ts';
 import { ask } from './main-loop.ts';
@@ -78,7 +78,7 @@ export async function streamIn(options: StreamOptions): Promise<void> {
       onProgress?.(bytes, job['total-progress']);
       if (bytes !== moved.bytes) moved = { bytes, at: performance.now() };
       if (performance.now() - moved.at > noProgressMs) throw stalled(options, noProgressMs);
-      await pause(LOOK_MS, signal);
+      await untilAborted(signal, LOOK_MS);
     }
   } catch (error) {
     if (!signal?.aborted) throw error;
@@ -241,11 +241,4 @@ function stalled({ node, job }: StreamOptions, afterMs: number): QmpvaultError {
     `filling ${node} got no further for ${afterMs} ms: does the NAS hang? Then the guest waits for it too. The job goes on; repeat to follow it`,
     { details: { job, afterMs } },
   );
-}
-
-async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
-  await bounded(promise, { what: 'the next look', ...(signal && { signal }) }).catch(() => {});
-  clearTimeout(timer);
 }

@@ -101,6 +101,23 @@ t.test('show finds a point by its id, a beginning, or as the latest', async (t) 
   t.match((await cli('show', 'web1', 'p3', '--vault', vault)).stdout, /^chain +p1 <- p2 <- p3$/m);
 });
 
+t.test('an instant restore holds its point until it is ended', async (t) => {
+  const { json, cli, vault, dir } = site(t);
+  const to = join(dir, 'out');
+  const made = await json('restore', 'web1', 'p2', '--vault', vault, '--to', to, '--instant');
+  t.match(made, { exitCode: EXIT.done, restored: [{ disk: 'vda' }, { disk: 'vdb' }], hold: /^[0-9a-f]{8}$/ });
+  const { hold: id = '' } = made as { hold?: string };
+  const disks = [{ disk: 'vda', path: join(to, 'vda.qcow2') }, { disk: 'vdb' }];
+  t.match(await json('holds', 'web1', '--vault', vault), { holds: [{ id, point: 'p2', disks }], ended: [] });
+  t.match((await cli('holds', 'web1', '--vault', vault)).stdout, /^HOLD +POINT .*\n[0-9a-f]{8} +p2 +vda /);
+  const refused = await json('delete', 'web1', 'p1', '--keep-descendants', '--vault', vault);
+  t.match(refused, { exitCode: EXIT.refused, error: { code: 'point-held', details: { hold: id } } });
+  const needed = await json('holds', 'web1', '--vault', vault, '--end', id);
+  t.match(needed, { exitCode: EXIT.refused, error: { code: 'point-held' } });
+  const ended = await cli('holds', 'web1', '--vault', vault, '--end', id, '--force');
+  t.match(ended, { exitCode: EXIT.done, stdout: `${id} has ended\nno holds\n` });
+});
+
 t.test('restore brings disks back, and says where they are', async (t) => {
   const { json, cli, vault, dir } = site(t);
   const to = join(dir, 'out');

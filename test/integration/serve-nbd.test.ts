@@ -8,6 +8,8 @@ import { until } from '../../src/base/deadline.ts';
 import { EXIT } from '../../src/base/errors.ts';
 import { diskName, vmName } from '../../src/base/ids.ts';
 import { rebaseImage } from '../../src/image/qemu-img.ts';
+import { restoreInstantly } from '../../src/restore/instant.ts';
+import { servePoint } from '../../src/restore/serve.ts';
 import { changeFinisher, deletePoint } from '../../src/upkeep/delete.ts';
 import { VaultMemory } from '../../src/vault/memory.ts';
 import { openVault } from '../../src/vault/vault.ts';
@@ -15,11 +17,12 @@ import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { cli } from '../helpers/cli.ts';
 import { type TestSite, testSite, writerPid } from '../helpers/engine.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
+import { readOnlyView } from '../helpers/read-only-view.ts';
 import { processesIn } from '../helpers/temp-dir.ts';
 
 interface Serving {
   readonly socket: string;
-  readonly exports: { disk: string; uri: string; virtualSizeBytes: number }[];
+  readonly exports: readonly { disk: string; uri: string; virtualSizeBytes: number }[];
 }
 
 const vm1 = vmName('vm1');
@@ -155,4 +158,31 @@ t.test('a server that was killed keeps nobody from anything', async (t) => {
   const hostile = await cli(site, ['serve-nbd', 'vm1', '--vault', site.vault.path]);
   t.match(JSON.parse(hostile.stdout), { error: { code: 'link-refused' } }, 'as in a restore');
   expectNothingLeft(t, site);
+});
+
+t.test('a vault that is mounted read-only is served, and not stood on', async (t) => {
+  const [version = '7.2'] = qemuVersions(['7.2', '11.1']);
+  const { site, second } = await given(t, qemuBin(version));
+  const vault = await openVault(readOnlyView(t, site.vault.path), { memory: new VaultMemory(site.dir) });
+  const enough = new AbortController();
+  const serving = servePoint(
+    site.engine,
+    vault,
+    { vm: vm1, point: second.id },
+    {
+      signal: enough.signal,
+      onServing: (served) => {
+        t.match(served.warnings, [/nobody knows that it is being read/]);
+        void helloIn(served, site).then((hello) => {
+          t.equal(hello, 'two');
+          enough.abort();
+        }, enough.abort);
+      },
+    },
+  );
+  t.match(await serving, { point: second.id });
+  const target = { dir: join(site.dir, 'overlays') };
+  const instant = restoreInstantly(site.engine, vault, { vm: vm1, point: second.id, target });
+  await t.rejects(instant, { code: 'vault-unreadable' }, 'nobody would know that the point is needed');
+  t.notOk(existsSync(target.dir));
 });
