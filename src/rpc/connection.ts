@@ -51,6 +51,7 @@ export class Connection implements RpcPeer {
   readonly #waitingNotifications = new Map<string, string>();
   #inFlight = 0;
   #inFlightBytes = 0;
+  #isLeaving = false;
   #wake: (() => void) | null = null;
 
   constructor(id: number, socket: Socket, dispatcher: Dispatcher, limits: ConnectionLimits) {
@@ -68,7 +69,8 @@ export class Connection implements RpcPeer {
       resolve();
     });
     socket.on('drain', () => this.#drained());
-    socket.setTimeout(limits.stallMs, () => {
+    socket.setTimeout(limits.stallMs);
+    socket.on('timeout', () => {
       if (socket.writableLength > 0) socket.destroy();
     });
     void this.#read();
@@ -120,6 +122,12 @@ export class Connection implements RpcPeer {
       return; // the connection is broken, and 'close' says so
     }
     this.#receive(lines.rest());
+    this.#leave();
+  }
+
+  /** Nothing more is read; what was asked is still answered. */
+  #leave(): void {
+    this.#isLeaving = true;
     if (this.#inFlight === 0) this.#socket.destroySoon();
     else setTimeout(() => this.#over.abort(gone()), this.#limits.lingerMs).unref();
   }
@@ -139,8 +147,7 @@ export class Connection implements RpcPeer {
       this.#inFlight -= 1;
       this.#inFlightBytes -= bytes;
       if (answer !== null) this.#write(answer);
-      if (this.#inFlight === 0 && (this.#socket.readableEnded || this.#over.signal.aborted))
-        this.#socket.destroySoon();
+      if (this.#inFlight === 0 && (this.#isLeaving || this.#over.signal.aborted)) this.#socket.destroySoon();
       this.#wakeReader();
     });
   }
@@ -168,7 +175,7 @@ export class Connection implements RpcPeer {
   #hangUp(): void {
     const { lineMaxBytes } = this.#limits;
     this.#write(refusal('rpc-no-json', `a line is longer than ${lineMaxBytes} bytes: the connection ends`));
-    this.#socket.destroySoon();
+    this.#leave();
   }
 
   #write(line: string): void {

@@ -38,6 +38,8 @@ export interface Method {
   readonly result: z.ZodType;
   /** Those to expect, besides those that any call may end with. */
   readonly errors: readonly ErrorCode[];
+  /** It answers when something has happened, however long that takes. */
+  readonly waits?: true;
 }
 
 const vault = z.string().optional().meta({
@@ -204,6 +206,7 @@ export const METHODS = {
     }),
     result: run,
     errors: ['run-unknown'],
+    waits: true,
   },
   'run.cancel': {
     summary: 'Ends a run within seconds, and undoes what it began. One that has ended stays as it is',

@@ -6,10 +6,15 @@ import type { Teardown } from './temp-dir.ts';
 
 export class LineClient {
   readonly socket: Socket;
+  /** When the server has nothing more to say, or the connection is broken. */
+  readonly ended: Promise<void>;
   readonly #lines: AsyncIterator<string>;
 
   private constructor(socket: Socket) {
     this.socket = socket;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.ended = promise;
+    socket.on('end', resolve).on('close', resolve);
     socket.on('error', () => {});
     this.#lines = createInterface({ input: socket })[Symbol.asyncIterator]();
   }
