@@ -32,7 +32,7 @@ export const CODES = {
   'target-unfit': [EXIT.usage, -32004, 'a restore target cannot take the disk'],
   'request-conflict': [EXIT.usage, -32005, 'this requestId stands for another wish already'],
   'socket-unfit': [EXIT.usage, -32006, 'the RPC socket cannot be served at this path, or not for this group'],
-  'rpc-no-json': [EXIT.usage, -32700, 'a line that is no JSON, or too long'],
+  'rpc-no-json': [EXIT.usage, -32700, 'a line that is no JSON, too long or nested too deep'],
   'rpc-no-request': [EXIT.usage, -32600, 'JSON that is no request of JSON-RPC 2.0'],
   'method-unknown': [EXIT.usage, -32601, 'no such method'],
 

@@ -18,6 +18,7 @@ import { CODES, codeOf, errorJson, QmpvaultError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Method } from './methods.ts';
 import { parseParams } from './params.ts';
+import { parseJson } from './parse-json.ts';
 import type { Json } from './results.ts';
 import { TimeSlice } from './time-slice.ts';
 
@@ -89,7 +90,7 @@ export class Dispatcher {
   async answer(text: string, context: CallContext): Promise<string | null> {
     let document: unknown;
     try {
-      document = JSON.parse(text);
+      document = parseJson(text);
     } catch {
       return refusal('rpc-no-json', 'Parse error');
     }
@@ -103,7 +104,7 @@ export class Dispatcher {
   refuse(text: string, message: string): string {
     let id: JSONRPCID | undefined;
     try {
-      id = idOf(JSON.parse(text));
+      id = idOf(parseJson(text));
     } catch {
       // Its end is the same.
     }

@@ -37,10 +37,9 @@ export class LineSplitter {
 
   #take(last: Buffer): string | null {
     const bytes = this.#bytes + last.length;
-    const line =
-      bytes > this.#maxBytes ? null : Buffer.concat([...this.#parts, last], bytes).toString('utf8');
+    const whole = this.#parts.length === 0 ? last : Buffer.concat([...this.#parts, last], bytes);
     this.#parts = [];
     this.#bytes = 0;
-    return line;
+    return bytes > this.#maxBytes ? null : whole.toString('utf8');
   }
 }

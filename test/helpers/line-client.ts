@@ -36,6 +36,11 @@ export class LineClient {
     return done ? null : value;
   }
 
+  /** Lets all pass that is said, until the connection has ended. */
+  async readAll(): Promise<void> {
+    while ((await this.line().catch(() => null)) !== null);
+  }
+
   async json(): Promise<unknown> {
     const line = await this.line();
     return line === null ? null : JSON.parse(line);

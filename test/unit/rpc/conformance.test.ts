@@ -193,6 +193,12 @@ const more: Example[] = [
     '{"jsonrpc": "2.0", "method": "constructor", "id": 1}',
     { ...notFound, id: 1 },
   ],
+  [
+    'brackets in texts are not counted',
+    `[{"jsonrpc": "2.0", "method": "get_data", "id": "${'[{'.repeat(99)}"}]`,
+    [{ jsonrpc: '2.0', result: ['hello', 5], id: '[{'.repeat(99) }],
+  ],
+  ['what is nested too deep is not parsed', `${'['.repeat(65)}${']'.repeat(65)}`, parseError],
   ['an empty line is no document', '', null],
   [
     'space around a document',
