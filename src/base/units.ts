@@ -62,3 +62,17 @@ export function parseDuration(text: string): number {
     `'${text}' is no duration: write a number with ms, s, m, h or d, such as 90s`,
   );
 }
+
+/** `3 d 2 h`, `1 h 5 min`, `2 min 5 s`, `12 s`: two units at the most, rounded up. */
+export function formatDuration(ms: number): string {
+  const seconds = Math.ceil(ms / 1000);
+  const [d, h, min, s] = [
+    Math.floor(seconds / 86_400),
+    Math.floor(seconds / 3600) % 24,
+    Math.floor(seconds / 60) % 60,
+    seconds % 60,
+  ];
+  if (d > 0) return `${d} d ${h} h`;
+  if (h > 0) return `${h} h ${min} min`;
+  return min > 0 ? `${min} min ${s} s` : `${s} s`;
+}

@@ -88,7 +88,9 @@ export class Reader {
 
   async #start(): Promise<TalkingProcess> {
     const child = await startTalking([process.execPath, ENTRY, JSON.stringify(this.#site)]);
-    createInterface({ input: child.stdout }).on('line', (line) => this.#heed(JSON.parse(line)));
+    const lines = createInterface({ input: child.stdout });
+    lines.on('error', () => {});
+    lines.on('line', (line) => this.#heed(JSON.parse(line)));
     child.on('exit', () => this.#gone(child));
     return child;
   }

@@ -4,6 +4,7 @@
  *   {"cancel": "why"}   {"bandwidth": bytes per second, or null}
  * It ends when its outcome is written down durably, whether or not anybody listens.
  */
+import { once } from 'node:events';
 import { rm } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -24,6 +25,7 @@ const log = pino(
 const cancellation = new AbortController();
 const listeners = new Set<Socket>();
 let progress: Progress | null = null;
+let ready: object | null = null;
 let bandwidth = bandwidthOf(task.params);
 
 const server = createServer((socket) => {
@@ -31,11 +33,19 @@ const server = createServer((socket) => {
   socket.on('error', () => {});
   socket.on('close', () => listeners.delete(socket));
   if (progress !== null) tell(socket, { progress });
-  createInterface({ input: socket }).on('line', (line) => heed(JSON.parse(line)));
+  if (ready !== null) tell(socket, { ready });
+  const lines = createInterface({ input: socket });
+  // Whoever was told of it has gone; the work goes on.
+  lines.on('error', () => {});
+  lines.on('line', (line) => heed(JSON.parse(line)));
 });
 // A socket that an attempt before this one left behind.
 await rm(task.socket, { force: true });
+// Nobody else may cancel it. Nothing else is made meanwhile.
+const umask = process.umask(0o177);
 server.listen(task.socket);
+await once(server, 'listening');
+process.umask(umask);
 
 function heed(message: { cancel?: string; bandwidth?: number | null }): void {
   if (message.cancel !== undefined) {
@@ -64,6 +74,10 @@ async function work(): Promise<Outcome> {
       onProgress: (now) => {
         progress = now;
         for (const socket of listeners) tell(socket, { progress });
+      },
+      onReady: (result) => {
+        ready = result;
+        for (const socket of listeners) tell(socket, { ready });
       },
       bandwidth: () => bandwidth,
     });

@@ -2,6 +2,7 @@
  * The daemon's hand on a worker: started, or found again by a daemon that was started anew. Whatever the worker waits
  * for, nothing here does.
  */
+import { rm } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -31,6 +32,9 @@ export class Worker {
   /** null: it died without one, or was given up. Never rejects. */
   readonly ended: Promise<Outcome | null>;
   onProgress: (progress: Progress) => void = () => {};
+  /** Of an operation that lasts until it is cancelled: what it answers, once it is at work. */
+  readonly ready: Promise<Record<string, unknown>>;
+  readonly #ready = Promise.withResolvers<Record<string, unknown>>();
   readonly #place: WorkerPlace;
   readonly #givenUp = Promise.withResolvers<null>();
   #socket: Socket | null = null;
@@ -40,6 +44,7 @@ export class Worker {
   private constructor(id: ProcessId, place: WorkerPlace) {
     this.id = id;
     this.#place = place;
+    this.ready = this.#ready.promise;
     this.ended = Promise.race([this.#follow(), this.#givenUp.promise]);
   }
 
@@ -101,6 +106,8 @@ export class Worker {
       if (!(await this.#connect())) await Promise.race([death, delay(RETRY_MS, undefined, { ref: false })]);
     }
     await death;
+    // One that was killed could not.
+    await rm(this.#place.socket, { force: true }).catch(() => {});
     return readOutcome(this.#place.folder).catch(() => null);
   }
 
@@ -112,9 +119,16 @@ export class Worker {
     socket.on('error', () => resolve(false));
     if (!(await promise)) return false;
     this.#socket = socket;
-    createInterface({ input: socket }).on('line', (line) => {
-      const { progress } = JSON.parse(line) as { progress?: Progress };
+    const lines = createInterface({ input: socket });
+    // The worker has gone in the middle of a word: that it has ended tells more.
+    lines.on('error', () => {});
+    lines.on('line', (line) => {
+      const { progress, ready } = JSON.parse(line) as {
+        progress?: Progress;
+        ready?: Record<string, unknown>;
+      };
       if (progress !== undefined) this.onProgress(progress);
+      if (ready !== undefined) this.#ready.resolve(ready);
     });
     for (const message of this.#unsaid.values()) socket.write(`${JSON.stringify(message)}\n`);
     this.#unsaid.clear();

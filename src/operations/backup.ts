@@ -1,7 +1,7 @@
 /** Making one restore point of a VM. */
 import { z } from 'zod';
 import { backUp } from '../backup/backup.ts';
-import { codeOf } from '../base/errors.ts';
+import { codeOf, QmpvaultError } from '../base/errors.ts';
 import type { VmName } from '../base/ids.ts';
 import { pointId } from '../base/ids.ts';
 import { Replacement } from '../restore/replacement.ts';
@@ -58,6 +58,9 @@ export const params = z.strictObject({
 /** @throws as backUp and openVault */
 export async function run(wishes: z.output<typeof params>, context: OperationContext) {
   const { vault: path, init, newVault, ...request } = wishes;
+  if (request.quiesce === 'required' && request.agent === undefined) {
+    throw new QmpvaultError('usage', 'freezing is required, and no socket of the guest agent is named');
+  }
   const vault = await openOrMake(path, { init, newVault }, context);
   const { engine, signal, onProgress, bandwidth } = context;
   const finished = await finishRestore(vault, request.vm, context);

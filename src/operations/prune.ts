@@ -1,5 +1,6 @@
 /** Deleting what a policy no longer keeps. */
 import { z } from 'zod';
+import { QmpvaultError } from '../base/errors.ts';
 import { keepParam, vmParam } from '../rpc/params.ts';
 import { prune } from '../upkeep/prune.ts';
 import { type OperationContext, openVaultToChange, vaultParam } from './operation.ts';
@@ -19,8 +20,11 @@ export const params = z.strictObject({
   breakLease: z.boolean().default(false),
 });
 
-/** @throws as prune and openVault */
+/** @throws usage without any rule; as prune and openVault */
 export async function run({ vault, ...request }: z.output<typeof params>, context: OperationContext) {
+  if (request.keep === null && request.maxChain === undefined) {
+    throw new QmpvaultError('usage', 'what is to be kept? Give at least one rule of keep, or maxChain');
+  }
   const { engine, signal } = context;
   const result = await prune(engine, await openVaultToChange(vault, context), request, { signal });
   return { ...result, dryRun: request.dryRun };

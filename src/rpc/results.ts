@@ -296,6 +296,7 @@ export const statsResult = z.object({
       name: vmName,
       points: z.int().nonnegative(),
       broken: z.int().nonnegative().meta({ description: 'points that cannot be read' }),
+      newest: z.object({ id: pointId, createdAt: moment('the moment that it shows') }).nullable(),
       storedBytes: bytes('what its points take'),
     }),
   ),
