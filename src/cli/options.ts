@@ -9,7 +9,9 @@ export function vmArgument(form: '<vm>' | '[vm]' = '<vm>'): Argument {
 }
 
 export function vaultOption(): Option {
-  return new Option('--vault <dir>', 'the folder of the vault').argParser(folderOf);
+  return new Option('--vault <dir>', 'the folder of the vault; without it the daemon is asked').argParser(
+    folderOf,
+  );
 }
 
 export function qmpOption(): Option {
@@ -26,7 +28,7 @@ export function imageOption(): Option {
 export function fullEveryOption(): Option {
   return new Option('--full-every <n>', 'begin a new full when a chain has so many points')
     .argParser(countOf)
-    .default(10);
+    .default(undefined, '10');
 }
 
 export function pointArgument(): Argument {

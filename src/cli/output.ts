@@ -5,13 +5,14 @@
 import type { Writable } from 'node:stream';
 import { codeOf, EXIT, errnoOf, errorJson, exitCodeOf, messageOf } from '../base/errors.ts';
 import { ProgressBars } from './progress-bars.ts';
+import { Screen, type Terminal } from './screen.ts';
 import type { Surroundings } from './surroundings.ts';
 
 export class Output {
   readonly isJson: boolean;
   /** Of a command that came to its end. */
   exitCode: number = EXIT.done;
-  readonly #stdout: Writable;
+  readonly #stdout: Terminal;
   readonly #stderr: Surroundings['stderr'];
   #bars: ProgressBars | undefined;
   #hasResult = false;
@@ -63,6 +64,11 @@ export class Output {
   progressBars(): ProgressBars | undefined {
     if (!this.isJson && this.#stderr.isTTY) this.#bars = new ProgressBars(this.#stderr);
     return this.#bars;
+  }
+
+  /** What a live view is drawn on. */
+  screen(): Screen {
+    return new Screen(this.#stdout);
   }
 
   help(text: string): void {

@@ -16,10 +16,13 @@ import { addList } from './commands/list.ts';
 import { addProtect } from './commands/protect.ts';
 import { addPrune } from './commands/prune.ts';
 import { addRestore } from './commands/restore.ts';
+import { addServe } from './commands/serve.ts';
 import { addServeNbd } from './commands/serve-nbd.ts';
 import { addShow } from './commands/show.ts';
+import { addStatus } from './commands/status.ts';
 import { addVerify } from './commands/verify.ts';
-import { folderOf } from './options.ts';
+import { addWatch } from './commands/watch.ts';
+import { folderOf, socketOf } from './options.ts';
 import { Output } from './output.ts';
 import { Shell } from './shell.ts';
 import type { Surroundings } from './surroundings.ts';
@@ -41,6 +44,9 @@ const COMMANDS = [
   addDelete,
   addPrune,
   addConfig,
+  addServe,
+  addStatus,
+  addWatch,
 ];
 
 /** Runs one command. Never throws. @param argv without the names of node and script @returns the exit code */
@@ -65,6 +71,7 @@ function makeProgram(shell: Shell): Command {
     .version(VERSION, '--version')
     .option('--json', 'write one JSON document to stdout')
     .option('--verbose', 'say on stderr what is done')
+    .option('--socket <sock>', 'of the daemon, which is asked where no vault is named', socketOf)
     .addOption(new Option('--qemu-bin <dir>').argParser(folderOf).hideHelp())
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({

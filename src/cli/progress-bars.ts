@@ -1,7 +1,7 @@
 /** A bar per disk, with rate and time left. */
 import type { Writable } from 'node:stream';
 import cliProgress from 'cli-progress';
-import { formatBytes } from '../base/units.ts';
+import { formatBytes, formatDuration } from '../base/units.ts';
 
 export interface DiskProgress {
   readonly name: string;
@@ -87,12 +87,7 @@ export function paceOf(
   const bytesPerMs = (doneBytes - since.bytes) / (nowMs - since.ms);
   if (!Number.isFinite(bytesPerMs) || bytesPerMs <= 0) return '';
   const rate = `${formatBytes(bytesPerMs * 1000)}/s`;
-  return doneBytes >= totalBytes ? rate : `${rate}, ${duration((totalBytes - doneBytes) / bytesPerMs)} left`;
-}
-
-function duration(ms: number): string {
-  const seconds = Math.ceil(ms / 1000);
-  const [h, min, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
-  if (h > 0) return `${h} h ${min} min`;
-  return min > 0 ? `${min} min ${s} s` : `${s} s`;
+  return doneBytes >= totalBytes
+    ? rate
+    : `${rate}, ${formatDuration((totalBytes - doneBytes) / bytesPerMs)} left`;
 }

@@ -1,21 +1,23 @@
 /** What every command works with: where it speaks, what stops it, and the engine made from options and environment. */
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { Engine } from '../backup/engine.ts';
-import { QmpvaultError } from '../base/errors.ts';
+import { codeOf, QmpvaultError } from '../base/errors.ts';
 import type { Interruption } from '../base/interruption.ts';
 import { LOG_LEVELS, type Log, type LogLevel } from '../base/log.ts';
 import { type Places, placesFrom } from '../base/places.ts';
 import { stepsFromEnvironment } from '../base/steps.ts';
 import { VERSION } from '../base/version.ts';
-import { type QemuTools, qemuTools } from '../image/tools.ts';
+import { qemuTools } from '../image/tools.ts';
 import { type OperationName, type Params, type Progress, perform, type Result } from '../operations/index.ts';
+import type { RpcClient } from '../rpc/client.ts';
 import type { Output } from './output.ts';
 import type { Surroundings } from './surroundings.ts';
 
 /** The options that stand before or behind any command. */
 interface GlobalOptions {
   readonly verbose?: boolean;
+  readonly socket?: string;
   readonly qemuBin?: string;
 }
 
@@ -41,19 +43,34 @@ export class Shell {
   }
 
   /**
-   * Does what a command asks for, in this process.
+   * Does what a command asks for: by the daemon when no vault is named and one answers, else in this process.
    * @param command of which the options `--vault`, `--scratch` and the global ones count
-   * @throws what the operation throws
+   * @throws what the operation throws; daemon-unreachable, usage when neither a vault nor a daemon is there
    */
-  perform<N extends OperationName>(
+  async perform<N extends OperationName>(
     command: Command,
     name: N,
     params: Omit<Params<N>, 'vault'>,
     { doing, onProgress, onReady }: Doing<N>,
   ): Promise<Result<N>> {
     this.interruption.doing(doing);
-    const { vault } = command.opts<{ vault?: string }>();
+    const { vault, scratch } = command.opts<{ vault?: string; scratch?: string }>();
     const { signal } = this.interruption;
+    if (vault === undefined && !('vault' in params) && !('qmp' in params && params.qmp !== undefined)) {
+      if (scratch !== undefined) {
+        throw new QmpvaultError(
+          'usage',
+          'where scratch is kept the daemon decides: with --scratch name --vault too',
+        );
+      }
+      const [{ performRemotely }, client] = await Promise.all([import('./remote.ts'), this.daemon(command)]);
+      await using daemon = client;
+      return await performRemotely(daemon, name, params, {
+        signal,
+        onProgress,
+        onReady: onReady as ((result: object) => void) | undefined,
+      });
+    }
     return perform(name, { ...(vault === undefined ? {} : { vault }), ...params } as unknown as Params<N>, {
       engine: this.#engine(command),
       signal,
@@ -62,10 +79,42 @@ export class Shell {
     });
   }
 
-  #tools(command: Command): QemuTools {
+  /** Is the daemon, until the command is interrupted. @throws what keeps it from starting */
+  async serve(command: Command, wishes: { configFile: string; graceMs: number }): Promise<void> {
+    this.interruption.doing('the daemon');
+    const { stateDir, runtimeDir } = this.#places;
+    await this.#surroundings.serve({
+      ...wishes,
+      stateDir,
+      runtimeDir,
+      qemuBin: this.#qemuBin(command) ?? null,
+      reachStep: stepsFromEnvironment(this.#surroundings.env),
+      signal: this.interruption.signal,
+    });
+  }
+
+  /** @throws usage when none is named and none answers where it should; daemon-unreachable */
+  async daemon(command: Command): Promise<RpcClient> {
+    const named =
+      command.optsWithGlobals<GlobalOptions>().socket ?? this.#surroundings.env['QMPVAULT_SOCKET'];
+    const socket = named ? resolve(named) : join(this.#places.runtimeDir, 'rpc.sock');
+    const { RpcClient } = await import('../rpc/client.ts');
+    try {
+      return await RpcClient.connect(socket, { signal: this.interruption.signal });
+    } catch (error) {
+      if (named || codeOf(error) !== 'daemon-unreachable') throw error;
+      throw new QmpvaultError(
+        'usage',
+        `no daemon answers on ${socket}: name the vault with --vault DIR to do without one, or the daemon's socket with --socket`,
+        { details: { socket }, cause: error },
+      );
+    }
+  }
+
+  #qemuBin(command: Command): string | undefined {
     const dir =
       command.optsWithGlobals<GlobalOptions>().qemuBin ?? this.#surroundings.env['QMPVAULT_QEMU_BIN'];
-    return qemuTools(dir ? resolve(dir) : undefined);
+    return dir ? resolve(dir) : undefined;
   }
 
   #engine(command: Command): Engine {
@@ -73,7 +122,7 @@ export class Shell {
     return {
       ...this.#places,
       ...(scratch === undefined ? {} : { scratchDir: scratch }),
-      tools: this.#tools(command),
+      tools: qemuTools(this.#qemuBin(command)),
       version: VERSION,
       log: this.#log(command),
       reachStep: stepsFromEnvironment(this.#surroundings.env),

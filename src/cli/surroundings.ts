@@ -2,6 +2,7 @@
 import type { EventEmitter } from 'node:events';
 import type { Writable } from 'node:stream';
 import type { Log, LogLevel } from '../base/log.ts';
+import type { ReachStep } from '../base/steps.ts';
 
 export interface Surroundings {
   readonly env: NodeJS.ProcessEnv;
@@ -11,4 +12,18 @@ export interface Surroundings {
   /** Emits SIGINT and SIGTERM. */
   readonly signals: EventEmitter;
   readonly openLog: (level: LogLevel) => Log;
+  /** Is the daemon until it is told to end. */
+  readonly serve: (wishes: DaemonWishes) => Promise<void>;
+}
+
+export interface DaemonWishes {
+  readonly configFile: string;
+  /** How long running work may take to end. */
+  readonly graceMs: number;
+  readonly stateDir: string;
+  readonly runtimeDir: string;
+  readonly qemuBin: string | null;
+  readonly reachStep: ReachStep;
+  /** Aborted: it is told to end. */
+  readonly signal: AbortSignal;
 }

@@ -22,6 +22,7 @@ export async function runCli(argv: readonly string[], env: NodeJS.ProcessEnv = {
     stderr,
     signals: new EventEmitter(),
     openLog: () => silent,
+    serve: async () => {},
   });
   return { code, stdout: `${stdout.read() ?? ''}`, stderr: `${stderr.read() ?? ''}` };
 }

@@ -104,7 +104,7 @@ for (const version of qemuVersions(['7.2', '11.1'])) {
       t.equal(statSync(latest.serving.socket).mode & 0o777, 0o600, "not for everybody's eyes");
       t.equal(await helloIn(latest.serving, site), 'two');
 
-      const older = await serve(t, site, bin, first.id, '--socket', join(site.dir, 'older'));
+      const older = await serve(t, site, bin, first.id, '--listen', join(site.dir, 'older'));
       t.equal(older.serving.socket, join(site.dir, 'older'));
       t.equal(await helloIn(older.serving, site), 'one', 'two points at once');
       const uri = older.serving.exports[0]!.uri;
@@ -133,16 +133,16 @@ t.test('a server that was killed keeps nobody from anything', async (t) => {
   const all = await given(t, qemuBin(version));
   const { site, bin } = all;
   const socket = join(site.dir, 's');
-  const killed = await serve(t, site, bin, '--socket', socket);
+  const killed = await serve(t, site, bin, '--listen', socket);
   const pid = await writerPid(site);
   killed.command.kill('SIGKILL');
   await killed.command;
   await until(async () => (existsSync(`/proc/${pid}`) ? undefined : true), { what: 'the end of its daemon' });
   t.match(await removeFirst(all), { removed: [all.first.id] }, 'its registration counts no more');
 
-  const again = await serve(t, site, bin, '--socket', socket);
+  const again = await serve(t, site, bin, '--listen', socket);
   t.equal(await helloIn(again.serving, site), 'two', 'nor does its socket');
-  const taken = await cli(site, ['serve-nbd', 'vm1', '--vault', site.vault.path, '--socket', socket]);
+  const taken = await cli(site, ['serve-nbd', 'vm1', '--vault', site.vault.path, '--listen', socket]);
   t.match(JSON.parse(taken.stdout), { error: { code: 'target-exists' } }, 'a living one is not pushed aside');
   process.kill(await writerPid(site), 'SIGKILL');
   const { exitCode, stdout, stderr } = await again.command;

@@ -1,5 +1,4 @@
 import { type Command, Option } from 'commander';
-import { QmpvaultError } from '../../base/errors.ts';
 import { type DiskName, type PointId, pointId, type VmName } from '../../base/ids.ts';
 import { parseRate } from '../../base/units.ts';
 import {
@@ -17,7 +16,7 @@ import { pointSummary } from '../point-text.ts';
 import type { Shell } from '../shell.ts';
 
 interface BackupOptions {
-  readonly vault: string;
+  readonly vault?: string;
   readonly init?: boolean;
   readonly newVault?: boolean;
   readonly qmp?: string;
@@ -25,7 +24,7 @@ interface BackupOptions {
   readonly agent?: string;
   readonly requireQuiesce?: boolean;
   readonly full?: boolean;
-  readonly fullEvery: number;
+  readonly fullEvery?: number;
   readonly exclude?: DiskName[];
   readonly scratch?: string;
   readonly bandwidth?: number;
@@ -39,7 +38,7 @@ export function addBackup(program: Command, shell: Shell): void {
     .command('backup')
     .description('make a restore point of a VM: through its QMP socket or, if it is stopped, from its images')
     .addArgument(vmArgument())
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .option('--init', 'make the vault when it is missing')
     .option('--new-vault', 'with --init: also where another vault is known, which is then given up')
     .addOption(qmpOption())
@@ -61,9 +60,6 @@ export function addBackup(program: Command, shell: Shell): void {
 
 async function backup(shell: Shell, command: Command, vm: VmName, options: BackupOptions): Promise<void> {
   const { vault: _vault, scratch: _scratch, requireQuiesce, stallMs, disk: images, ...wishes } = options;
-  if (requireQuiesce && wishes.agent === undefined) {
-    throw new QmpvaultError('usage', '--require-quiesce asks the guest agent: name its socket with --agent');
-  }
   const { output, interruption } = shell;
   using bars = output.progressBars();
   const doing = `the backup of ${vm}`;

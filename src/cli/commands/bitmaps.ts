@@ -7,7 +7,6 @@ import type { Shell } from '../shell.ts';
 import { table } from '../table.ts';
 
 interface BitmapsOptions {
-  readonly vault: string;
   readonly qmp: string;
   readonly removeOrphans?: boolean;
   readonly remove?: boolean;
@@ -18,8 +17,8 @@ export function addBitmaps(program: Command, shell: Shell): void {
     .command('bitmaps')
     .description('show the dirty bitmaps of a running VM and whose they are')
     .addArgument(vmArgument())
-    .addOption(vaultOption().makeOptionMandatory())
-    .addOption(qmpOption().makeOptionMandatory())
+    .addOption(vaultOption())
+    .addOption(qmpOption())
     .option('--remove-orphans', 'remove those of this vault that no point and no run knows')
     .option('--remove', 'remove all of qmpvault; the next backup reads all disks again')
     .action(async (vm: VmName, options: BitmapsOptions, command: Command) => {

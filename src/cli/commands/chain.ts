@@ -12,7 +12,7 @@ export function addChain(program: Command, shell: Shell): void {
     .command('chain')
     .description('draw which restore point stands on which, with their sizes')
     .addArgument(vmArgument())
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .option('--svg <file>', 'write the drawing to a file')
     .action(async (vm: VmName, { svg }: { svg?: string }, command: Command) => {
       const found = await shell.perform(command, 'chain', { vm }, { doing: `the chain of ${vm}` });

@@ -5,7 +5,6 @@ import { breakLeaseOption, pointArgument, vaultOption, vmArgument, waitOption } 
 import type { Shell } from '../shell.ts';
 
 interface DeleteOptions {
-  readonly vault: string;
   readonly keepDescendants?: boolean;
   readonly withDescendants?: boolean;
   readonly wait: number;
@@ -18,7 +17,7 @@ export function addDelete(program: Command, shell: Shell): void {
     .description('delete one restore point; all others stay as they are')
     .addArgument(vmArgument())
     .addArgument(pointArgument())
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .option('--keep-descendants', 'of a full: its first child becomes the full')
     .addOption(
       new Option('--with-descendants', 'delete all points that need it too').conflicts('keepDescendants'),

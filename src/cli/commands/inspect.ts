@@ -10,7 +10,7 @@ interface InspectOptions {
   readonly vault?: string;
   readonly qmp?: string;
   readonly disk?: Map<DiskName, string>;
-  readonly fullEvery: number;
+  readonly fullEvery?: number;
 }
 
 export function addInspect(program: Command, shell: Shell): void {

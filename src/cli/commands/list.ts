@@ -9,7 +9,7 @@ export function addList(program: Command, shell: Shell): void {
     .command('list')
     .description('list the restore points of a VM, or of all')
     .addArgument(vmArgument('[vm]'))
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .action(async (vm: VmName | undefined, _options: unknown, command: Command) => {
       const found = await shell.perform(command, 'list', { vm }, { doing: 'the list of restore points' });
       await shell.output.result({

@@ -4,7 +4,6 @@ import { pointArgument, vaultOption, vmArgument, waitOption } from '../options.t
 import type { Shell } from '../shell.ts';
 
 interface ProtectOptions {
-  readonly vault: string;
   readonly off?: boolean;
   readonly wait: number;
 }
@@ -15,7 +14,7 @@ export function addProtect(program: Command, shell: Shell): void {
     .description('let neither prune nor delete take a restore point')
     .addArgument(vmArgument())
     .addArgument(pointArgument())
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .option('--off', 'let them again')
     .addOption(waitOption())
     .action(async (vm: VmName, point: string, options: ProtectOptions, command: Command) => {

@@ -1,5 +1,4 @@
 import { type Command, Option } from 'commander';
-import { QmpvaultError } from '../../base/errors.ts';
 import type { VmName } from '../../base/ids.ts';
 import { formatBytes } from '../../base/units.ts';
 import type { Result } from '../../operations/index.ts';
@@ -9,7 +8,6 @@ import type { Shell } from '../shell.ts';
 import { table } from '../table.ts';
 
 interface PruneOptions {
-  readonly vault: string;
   readonly keepLast?: number;
   readonly keepHourly?: number;
   readonly keepDaily?: number;
@@ -17,7 +15,7 @@ interface PruneOptions {
   readonly keepMonthly?: number;
   readonly keepYearly?: number;
   readonly maxChain?: number;
-  readonly timeZone: string;
+  readonly timeZone?: string;
   readonly dryRun?: boolean;
   readonly wait: number;
   readonly breakLease?: boolean;
@@ -28,7 +26,7 @@ export function addPrune(program: Command, shell: Shell): void {
     .command('prune')
     .description('delete the restore points that a policy no longer keeps')
     .addArgument(vmArgument())
-    .addOption(vaultOption().makeOptionMandatory());
+    .addOption(vaultOption());
   for (const rule of RULES) {
     const what = rule === 'last' ? 'the newest points' : `the newest point of so many ${PERIODS[rule]}`;
     command.option(`--keep-${rule} <n>`, `keep ${what}`, countOf);
@@ -37,6 +35,7 @@ export function addPrune(program: Command, shell: Shell): void {
     .option('--max-chain <n>', 'merge the oldest points of a longer chain into its full', countOf)
     .addOption(
       new Option('--time-zone <name>', 'of hours, days and weeks').default(
+        undefined,
         Intl.DateTimeFormat().resolvedOptions().timeZone,
       ),
     )
@@ -53,9 +52,6 @@ const PERIODS = { hourly: 'hours', daily: 'days', weekly: 'weeks', monthly: 'mon
 async function run(shell: Shell, command: Command, vm: VmName, options: PruneOptions): Promise<void> {
   const { maxChain, timeZone, dryRun = false, wait, breakLease } = options;
   const keep = keepOf(options);
-  if (keep === null && maxChain === undefined) {
-    throw new QmpvaultError('usage', 'what is to be kept? Give at least one --keep-… option, or --max-chain');
-  }
   const result = await shell.perform(
     command,
     'prune',

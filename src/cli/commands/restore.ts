@@ -7,7 +7,6 @@ import type { Shell } from '../shell.ts';
 import { table } from '../table.ts';
 
 interface RestoreOptions {
-  readonly vault: string;
   readonly to?: string;
   readonly disk?: Map<DiskName, string>;
   readonly format: 'qcow2' | 'raw';
@@ -26,7 +25,7 @@ export function addRestore(program: Command, shell: Shell): void {
     .description('bring the disks of a restore point back')
     .addArgument(vmArgument())
     .addArgument(new Argument('[point]', "its id, a unique beginning of it, or 'latest'").default('latest'))
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .addOption(
       new Option('--to <dir>', 'all disks into this folder, as <disk>.<format>')
         .argParser(folderOf)

@@ -7,8 +7,7 @@ import type { Shell } from '../shell.ts';
 import { table } from '../table.ts';
 
 interface ServeOptions {
-  readonly vault: string;
-  readonly socket?: string;
+  readonly listen?: string;
 }
 
 export function addServeNbd(program: Command, shell: Shell): void {
@@ -17,11 +16,11 @@ export function addServeNbd(program: Command, shell: Shell): void {
     .description('show the disks of a restore point over NBD, read-only, until Ctrl-C')
     .addArgument(vmArgument())
     .addArgument(new Argument('[point]', "its id, a unique beginning of it, or 'latest'").default('latest'))
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .addOption(
-      new Option('--socket <path>', 'where to serve; default: in a folder of its own').argParser(socketOf),
+      new Option('--listen <path>', 'where to serve; default: in a folder of its own').argParser(socketOf),
     )
-    .action(async (vm: VmName, point: string, { socket }: ServeOptions, command: Command) => {
+    .action(async (vm: VmName, point: string, { listen: socket }: ServeOptions, command: Command) => {
       let said: Promise<void> | undefined;
       const onReady = ({ warnings, ...serving }: Result<'serve'>) => {
         said = shell.output.result({ json: { serving, warnings }, text: servedText(serving), warnings });

@@ -10,7 +10,7 @@ export function addShow(program: Command, shell: Shell): void {
     .description('show one restore point: its disks, its chain, how it was made')
     .addArgument(vmArgument())
     .addArgument(new Argument('<point>', "its id, a unique beginning of it, or 'latest'"))
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .action(async (vm: VmName, point: string, _options: unknown, command: Command) => {
       const found = await shell.perform(command, 'show', { vm, point }, { doing: `looking for ${point}` });
       const chain = found.chainTrouble ?? found.chain.join(' <- ');

@@ -7,7 +7,6 @@ import { countOf, folderOf, moreWords, vaultOption, vmArgument } from '../option
 import type { Shell } from '../shell.ts';
 
 interface VerifyOptions {
-  readonly vault: string;
   readonly deep?: boolean;
   readonly boot?: boolean;
   readonly bootLine?: string;
@@ -24,7 +23,7 @@ export function addVerify(program: Command, shell: Shell): void {
     .description('prove that restore points can be restored')
     .addArgument(vmArgument('[vm]'))
     .addArgument(new Argument('[point]', "its id, a unique beginning of it, or 'latest'; else all"))
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .option('--deep', 'read every byte: digests, and each disk through its chain')
     .option('--boot', 'boot a guest from each too, without a network, on copies that are thrown away')
     .addOption(

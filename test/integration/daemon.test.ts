@@ -1,0 +1,310 @@
+/** The daemon: runs that outlive it, limits, schedules, and a command line that speaks through it. */
+import { execFile } from 'node:child_process';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import t, { type Test } from 'tap';
+import { until } from '../../src/base/deadline.ts';
+import { STEPS } from '../../src/base/steps.ts';
+import { MiB } from '../../src/base/units.ts';
+import { type FixtureVm, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
+import { startCli } from '../helpers/command-line.ts';
+import { spawnDaemon, startDaemon, type TestDaemon, writeConfig } from '../helpers/daemon.ts';
+import { expectClean, type TestSite, testSite } from '../helpers/engine.ts';
+import { freezableMount } from '../helpers/freezable-mount.ts';
+import { difference } from '../helpers/images.ts';
+import { qemuVersions } from '../helpers/qemu-versions.ts';
+import type { Teardown } from '../helpers/temp-dir.ts';
+import { testVm } from '../helpers/vm.ts';
+
+/** A VM whose backup takes its time. */
+async function filledVm(t: Teardown, qemu: QemuVersion = '7.2'): Promise<FixtureVm> {
+  const vm = await testVm(t, { qemu, disks: [{ name: 'vda', sizeBytes: 64 * MiB }] });
+  await vm.write('vda', 1, 16 * MiB, 32 * MiB);
+  return vm;
+}
+
+function vmsOf(vm: FixtureVm): object {
+  return { vms: { vm1: { qmp: vm.qmpSocket } } };
+}
+
+/** Resolves when the run copies. */
+async function copying({ client }: Pick<TestDaemon, 'client'>, runId: string): Promise<void> {
+  const look = async () =>
+    (await client.call('run.get', { runId })).progress?.phase === 'copying' || undefined;
+  await until(look, { what: 'the copy to begin', timeoutMs: 60_000, everyMs: 20 });
+}
+
+async function truth(t: Tap, site: TestSite, vm: FixtureVm, point: string | undefined, label: string) {
+  const file = join(site.dir, `truth-${label}`);
+  await vm.truth('vda', file);
+  t.equal(await difference(join(site.vault.path, 'vm1', point ?? '', 'vda.qcow2'), file), null, label);
+}
+type Tap = Pick<Test, 'equal'>;
+
+for (const qemu of qemuVersions(['7.2', '11.1'])) {
+  t.test(`QEMU ${qemu}: killed in the middle of a run, the next daemon finishes it`, async (t) => {
+    const site = await testSite(t, { bin: qemuBin(qemu) });
+    const vm = await filledVm(t, qemu);
+    const env = { QMPVAULT_QEMU_BIN: qemuBin(qemu) };
+    const first = await startDaemon(t, site, { config: vmsOf(vm), env });
+    const wish = { vm: 'vm1', requestId: 'nightly', bandwidth: '8MiB/s' };
+    const { runId } = await first.client.call('backup.start', wish);
+    t.equal((await first.client.call('backup.start', wish)).runId, runId, 'asked twice, begun once');
+    await t.rejects(first.client.call('backup.start', { ...wish, full: true }), { code: 'request-conflict' });
+    await t.rejects(first.client.call('backup.start', { vm: 'vm1', whenBusy: 'refuse' }), {
+      code: 'run-busy',
+    });
+    await copying(first, runId);
+    first.process.kill('SIGKILL');
+    await first.process;
+
+    const second = await startDaemon(t, site, { config: vmsOf(vm), env });
+    t.equal((await second.client.call('run.get', { runId })).state, 'running', 'its worker is found at work');
+    await second.client.call('run.setBandwidth', { runId, bandwidth: null });
+    const run = await second.client.call('run.wait', { runId });
+    t.match(run, { state: 'succeeded', attempts: 1, result: { point: { kind: 'full', how: 'first' } } });
+    await truth(t, site, vm, run.point, 'the point of the killed daemon');
+
+    await vm.write('vda', 2, 20 * MiB, MiB);
+    const next = await second.backUp({ vm: 'vm1' });
+    t.match(next, { state: 'succeeded', result: { point: { how: 'tracked' } } });
+    await truth(t, site, vm, next.point, 'the next');
+    await expectClean(t, site, vm, { bitmaps: 1 });
+  });
+}
+
+t.test('a worker that is killed has its run done again, with nothing left behind', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  const daemon = await startDaemon(t, site, { config: vmsOf(vm) });
+  const { runId } = await daemon.client.call('backup.start', { vm: 'vm1', bandwidth: '8MiB/s' });
+  await copying(daemon, runId);
+  const folder = join(site.engine.stateDir, 'daemon', 'work', runId);
+  process.kill(Number(readFileSync(join(folder, 'pid'), 'latin1').split(' ')[0]), 'SIGKILL');
+  await daemon.client.call('run.setBandwidth', { runId, bandwidth: null });
+  const run = await daemon.client.call('run.wait', { runId });
+  t.match(run, { state: 'succeeded', attempts: 2 });
+  await truth(t, site, vm, run.point, 'the point');
+  await expectClean(t, site, vm, { bitmaps: 1 });
+});
+
+t.test('killed at each of its own steps, the next daemon goes on from there', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  // Steps of what happens in a run that succeeds; cancelled and failed ones below.
+  const steps = STEPS.record.filter((step) =>
+    ['run-queued', 'run-started', 'run-noted', 'run-finished'].includes(step),
+  );
+  for (const [i, step] of steps.entries()) {
+    const dying = await startDaemon(t, site, { config: vmsOf(vm), env: { QMPVAULT_STOP_AT: step } });
+    const requestId = `request ${i}`;
+    const asked = dying.client.call('backup.start', { vm: 'vm1', requestId });
+    asked.catch(() => {});
+    const { signal, stderr } = await dying.process;
+    t.match({ signal, stderr }, { signal: 'SIGKILL', stderr: `step ${step}` }, step);
+
+    const next = await startDaemon(t, site, { config: vmsOf(vm) });
+    const { runId } = await next.client.call('backup.start', { vm: 'vm1', requestId });
+    const run = await next.client.call('run.wait', { runId });
+    t.equal(run.state, 'succeeded', `${step}: the run is finished`);
+    next.process.kill('SIGTERM');
+    t.equal((await next.process).exitCode, 0);
+  }
+  const { points } = JSON.parse((await cliWith(site, ['list', 'vm1', '--vault', site.vault.path])).stdout);
+  t.equal(points.length, steps.length, 'one point for each request');
+  await expectClean(t, site, vm, { bitmaps: 1 });
+});
+
+t.test(
+  'cancelled while the NAS hangs; meanwhile the daemon answers, and then all is well again',
+  async (t) => {
+    const mount = freezableMount(t, 256 * MiB);
+    const site = await testSite(t, { vault: join(mount.dir, 'vault') });
+    const vm = await filledVm(t);
+    const daemon = await startDaemon(t, site, { config: vmsOf(vm) });
+    const { runId } = await daemon.client.call('backup.start', { vm: 'vm1', bandwidth: '4MiB/s' });
+    await copying(daemon, runId);
+    mount.freeze();
+    const cancelled = daemon.client.call('run.cancel', { runId, why: 'the NAS hangs' });
+    t.match(await daemon.client.call('daemon.status', {}), { state: 'running' });
+    t.match(await daemon.client.call('vm.list', {}), { vms: [{ name: 'vm1' }] });
+    await cancelled;
+    const run = await daemon.client.call('run.wait', { runId });
+    t.equal(run.state, 'cancelled');
+    mount.thaw();
+    t.match(await daemon.backUp({ vm: 'vm1' }), { state: 'succeeded' });
+    await expectClean(t, site, vm, { bitmaps: 1 });
+  },
+);
+
+t.test('no more runs at a time than allowed; the others say why they wait', async (t) => {
+  const site = await testSite(t);
+  const vms = await Promise.all([filledVm(t), filledVm(t)]);
+  const config = {
+    limits: { runs: 1 },
+    vms: { vm1: { qmp: vms[0].qmpSocket }, vm2: { qmp: vms[1].qmpSocket } },
+  };
+  const { client } = await startDaemon(t, site, { config });
+  const listener = client.listen('run.finished');
+  await client.call('run.subscribe', {});
+  const first = await client.call('backup.start', { vm: 'vm1', bandwidth: '16MiB/s' });
+  const second = await client.call('backup.start', { vm: 'vm2' });
+  await copying({ client }, first.runId);
+  t.match(await client.call('run.get', second), { state: 'queued', waitingFor: /limits\.runs: 1/ });
+  t.match(await client.call('run.list', { state: 'queued' }), { runs: [{ id: second.runId }] });
+  t.match(await client.call('run.wait', second), { state: 'succeeded' });
+  const told: string[] = [];
+  for await (const { params } of listener) {
+    told.push(params.run.id);
+    if (told.length === 2) break;
+  }
+  t.strictSame(told, [first.runId, second.runId], 'who subscribed is told of both ends');
+  const log = await client.call('run.log', first);
+  t.match(JSON.parse(log.lines[0] ?? ''), { run: first.runId, msg: 'next is a full' });
+});
+
+t.test('stopped: what runs is cancelled when the time is up', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  const daemon = await startDaemon(t, site, { config: vmsOf(vm), args: ['--grace', '1'] });
+  const { runId } = await daemon.client.call('backup.start', { vm: 'vm1', bandwidth: '1MiB/s' });
+  await copying(daemon, runId);
+  daemon.process.kill('SIGTERM');
+  t.equal((await daemon.process).exitCode, 0);
+  await expectClean(t, site, vm, { bitmaps: 0 });
+  const next = await startDaemon(t, site, { config: vmsOf(vm) });
+  t.match(await next.client.call('run.get', { runId }), { state: 'cancelled', error: { code: 'cancelled' } });
+});
+
+t.test('a new configuration is taken, one with problems refused; SIGHUP or daemon.reload', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  const { client, process: daemon, configFile } = await startDaemon(t, site, { config: vmsOf(vm) });
+  writeFileSync(configFile, 'vaults: 7\n');
+  daemon.kill('SIGHUP');
+  const problem = async () => (await client.call('daemon.status', {})).config.problem ?? undefined;
+  t.match(await until(problem, { what: 'the refusal' }), configFile);
+  await t.rejects(client.call('daemon.reload', {}), { code: 'config-invalid' });
+  t.match(await client.call('vm.list', {}), { vms: [{ name: 'vm1' }] }, 'the old one stays in force');
+  writeConfig(site, { ...vmsOf(vm), limits: { runs: 5 } });
+  t.match(await client.call('daemon.reload', {}), { changes: [/limits\.runs: 2, now 5/] });
+  t.match(await client.call('daemon.status', {}), { config: { problem: null }, runs: { limit: 5 } });
+});
+
+t.test('VMs are added and found; those that stopped are backed up from their images', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  const sockets = join(vm.dir, '*.sock');
+  const first = await startDaemon(t, site, { config: { discover: [sockets] } });
+  await first.client.call('vm.add', { vm: 'added', qmp: join(site.dir, 'none.sock') });
+  const found = async () =>
+    (await first.client.call('vm.list', {})).vms.find(({ source }) => source === 'discovered');
+  const discovered = await until(found, { what: 'the VM to be found', timeoutMs: 30_000 });
+  t.match(discovered, { state: 'running', uuid: String, qmp: vm.qmpSocket });
+  t.match(await first.backUp({ vm: discovered.name }), { state: 'succeeded' });
+  await t.rejects(first.client.call('vm.remove', { vm: discovered.name }), { code: 'usage' });
+
+  await vm.quit();
+  t.match(await first.backUp({ vm: discovered.name }), {
+    state: 'succeeded',
+    result: { point: { how: 'tracked' } },
+  });
+  first.process.kill('SIGTERM');
+  await first.process;
+  const { client } = await startDaemon(t, site, { config: {} });
+  t.match(await client.call('vm.list', {}), { vms: [{ name: 'added', source: 'added', state: 'stopped' }] });
+  t.strictSame(await client.call('vm.remove', { vm: 'added' }), { removed: 'added' });
+});
+
+t.test('a run that was missed while the daemon was down is caught up once', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  const folder = join(site.engine.stateDir, 'daemon');
+  mkdirSync(folder, { recursive: true });
+  const since = new Date(Date.now() - 3 * 86_400_000).toISOString();
+  writeFileSync(
+    join(folder, 'schedule.json'),
+    JSON.stringify({ format: 1, since: { 'backup vm1': since }, fromTheFuture: [] }),
+  );
+  const config = { vms: { vm1: { qmp: vm.qmpSocket, schedule: '0 2 * * *', timeZone: 'UTC' } } };
+  const { client } = await startDaemon(t, site, { config });
+  const caughtUp = async () => (await client.call('run.list', {})).runs[0];
+  const run = await until(caughtUp, { what: 'the run to be caught up', timeoutMs: 30_000 });
+  t.match(await client.call('run.wait', { runId: run.id }), { state: 'succeeded', cause: 'caught-up' });
+  t.equal((await client.call('run.list', {})).runs.length, 1, 'once for all that were missed');
+  t.match(await client.call('vm.list', {}), { vms: [{ nextRun: { what: 'backup', at: /T02:00:00/ } }] });
+});
+
+t.test('one daemon alone works with a state folder', async (t) => {
+  const site = await testSite(t);
+  await startDaemon(t, site);
+  const second = await spawnDaemon(t, site).process;
+  t.match(second, { exitCode: 1, stderr: /another daemon works with/ });
+});
+
+t.test('the command line says the same through the daemon as without', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  const { socket } = await startDaemon(t, site, { config: vmsOf(vm) });
+  const remote = (...args: string[]) => cliWith(site, [...args, '--socket', socket]);
+  const local = (...args: string[]) => cliWith(site, [...args, '--vault', site.vault.path]);
+
+  const backup = await remote('backup', 'vm1');
+  t.match(JSON.parse(backup.stdout), { point: { kind: 'full', how: 'first' }, warnings: [] });
+  t.equal(backup.exitCode, 0);
+  for (const args of [['list'], ['list', 'vm1'], ['show', 'vm1', 'latest'], ['chain', 'vm1']]) {
+    const [there, here] = [await remote(...args), await local(...args)];
+    t.strictSame(JSON.parse(there.stdout), JSON.parse(here.stdout), args.join(' '));
+  }
+  t.match(JSON.parse((await remote('inspect', 'vm1')).stdout), { next: { how: 'tracked' } });
+  t.match(JSON.parse((await remote('bitmaps', 'vm1')).stdout), { bitmaps: [{ owner: 'newest' }] });
+  t.match(JSON.parse((await remote('protect', 'vm1', 'latest')).stdout), { point: { protected: true } });
+  t.match(JSON.parse((await remote('verify', '--deep')).stdout), { checked: 1, damaged: [] });
+  t.match(JSON.parse((await remote('prune', 'vm1', '--keep-last', '1')).stdout), { kept: [{}], removed: [] });
+  const to = join(site.dir, 'restored');
+  t.match(JSON.parse((await remote('restore', 'vm1', '--to', to)).stdout), { restored: [{ disk: 'vda' }] });
+  const refused = await remote('delete', 'vm1', 'latest');
+  t.match({ ...refused, stdout: JSON.parse(refused.stdout) }, { exitCode: 8, stdout: { error: Object } });
+  t.equal((await remote('show', 'vm1', 'nothing')).exitCode, 3);
+  t.equal((await remote('backup', 'vm1', '--agent', '/run/x.sock')).exitCode, 2, 'the daemon decides that');
+  t.equal((await remote('backup', 'unknown')).exitCode, 3);
+  t.match(JSON.parse((await remote('status')).stdout), { state: 'running', vms: [{ name: 'vm1' }] });
+});
+
+t.test('a client that knows nothing but JSON-RPC drives a backup and a restore', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  const { socket } = await startDaemon(t, site, { config: vmsOf(vm) });
+  const to = join(site.dir, 'restored');
+  const script = join(import.meta.dirname, '../helpers/generic-client.py');
+  const { stdout } = await promisify(execFile)('python3', [script, socket, 'vm1', to]);
+  const { point, notified } = JSON.parse(stdout);
+  t.ok(notified > 0, 'it was told of the progress');
+  await truth(t, site, vm, point, 'the point');
+  t.equal(
+    await difference(join(to, 'vda.qcow2'), join(site.dir, 'truth-the point')),
+    null,
+    'the restored disk',
+  );
+});
+
+/** In `--json`, with the site's folders. */
+function cliWith(site: TestSite, args: readonly string[]) {
+  return startCli([...args, '--json'], {
+    QMPVAULT_STATE_DIR: site.engine.stateDir,
+    QMPVAULT_RUNTIME_DIR: site.engine.runtimeDir,
+    QMPVAULT_SCRATCH_DIR: site.engine.scratchDir,
+  });
+}
+
+t.test('points are served over NBD by a process that outlives the daemon', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  const first = await startDaemon(t, site, { config: vmsOf(vm) });
+  await first.backUp({ vm: 'vm1' });
+  const served = await first.client.call('nbd.start', { vm: 'vm1' });
+  t.match(served.exports, [{ disk: 'vda', uri: /^nbd\+unix:/ }]);
+  first.process.kill('SIGKILL');
+  await first.process;
+  const { stdout } = await promisify(execFile)('qemu-img', [
+    'info',
+    '--output=json',
+    served.exports[0]?.uri ?? '',
+  ]);
+  t.equal(JSON.parse(stdout)['virtual-size'], 64 * MiB);
+  const { client } = await startDaemon(t, site, { config: vmsOf(vm) });
+  t.match(await client.call('nbd.stop', { exportId: served.exportId }), { stopped: served.exportId });
+  await t.rejects(client.call('nbd.stop', { exportId: served.exportId }), { code: 'export-unknown' });
+});
