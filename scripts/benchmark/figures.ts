@@ -27,6 +27,9 @@ export const TARGETS = {
   resyncStored: { most: 1.2 },
   guestWriteMs: { most: 50 },
   engineMb: { most: 120 },
+  daemonMb: { most: 150 },
+  answerMs: { most: 100 },
+  cancelMs: { most: 5_000 },
 } as const satisfies Record<string, Target>;
 
 export function verdictOf({ value, target }: Figure): Verdict | null {

@@ -9,6 +9,7 @@ import { measureGuest } from './guest.ts';
 import { Laboratory } from './laboratory.ts';
 import { type Extent, QUICK, WHOLE } from './plan.ts';
 import { measureResync } from './resync.ts';
+import { measureService } from './service.ts';
 import { measureEmptyFull, measureSizes } from './sizes.ts';
 
 interface Options {
@@ -29,6 +30,7 @@ const SECTIONS: readonly Section[] = [
   { title: 'an empty disk', measure: measureEmptyFull },
   { title: 'a small and a huge disk', measure: measureSizes },
   { title: "the guest's writes", measure: measureGuest },
+  { title: 'the daemon with many VMs', measure: measureService },
 ];
 
 const SNAPSHOTTING = QEMU_VERSIONS.filter((version) => version !== '5.2');

@@ -8,6 +8,7 @@ export interface Extent {
   readonly incrementals: number;
   readonly emptyFulls: number;
   readonly hugeGib: number;
+  readonly vms: number;
 }
 
 export const WHOLE: Extent = {
@@ -17,6 +18,7 @@ export const WHOLE: Extent = {
   incrementals: 9,
   emptyFulls: 3,
   hugeGib: 2048,
+  vms: 50,
 };
 
 export const QUICK: Extent = {
@@ -26,4 +28,5 @@ export const QUICK: Extent = {
   incrementals: 3,
   emptyFulls: 1,
   hugeGib: 2048,
+  vms: 10,
 };

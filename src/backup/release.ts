@@ -14,7 +14,7 @@ import { findRuns, unwind } from '../vm/unwind.ts';
 import type { Vm } from '../vm/vm.ts';
 import type { Engine } from './engine.ts';
 import { removeRunFolders, vmNbdSocket } from './run-folders.ts';
-import { type FoundRun, type RunFacts, readRunRecords, removeRunRecord, runEnded } from './run-journal.ts';
+import { type FoundRun, type RunFacts, readRunRecords, removeRunRecord } from './run-journal.ts';
 
 /** Where the things of runs lie: in a running VM, or in the images of a stopped one. */
 export interface RunPlace {
@@ -63,8 +63,6 @@ export async function release(
   record: RunFacts,
   { published, out: wasOut = false }: { published: boolean | 'unknown'; out?: boolean },
 ): Promise<string[]> {
-  // What cannot be taken back now is a dead run's to the next command, also to one of this process.
-  runEnded(record.run);
   const warnings: string[] = [];
   const attempt = async (what: string, step: () => Promise<unknown>): Promise<boolean> => {
     try {

@@ -34,21 +34,12 @@ async function thisProcess(): Promise<ProcessId> {
   throw new QmpvaultError('internal', 'this process does not find itself in /proc');
 }
 
-/** Runs that this process began and has not ended: that it lives does not say so of its runs. */
-const underWay = new Set<RunId>();
-
 /** Begins a run that this process owns. Durable when it returns: the host's own crash must not leave things of which nobody knows. */
 export async function writeRunRecord(stateDir: string, facts: RunFacts): Promise<void> {
   const record: RunRecord = { ...facts, owner: await thisProcess() };
-  underWay.add(record.run);
   const folder = join(stateDir, 'runs');
   await mkdir(folder, { recursive: true, mode: 0o711 });
   await writeFileDurably(join(folder, `${record.run}.json`), `${JSON.stringify(record, null, 2)}\n`);
-}
-
-/** Of its journal, if that stays, the next run may make what it can. */
-export function runEnded(run: RunId): void {
-  underWay.delete(run);
 }
 
 export async function removeRunRecord(stateDir: string, run: RunId): Promise<void> {
@@ -57,7 +48,7 @@ export async function removeRunRecord(stateDir: string, run: RunId): Promise<voi
 
 export interface FoundRun {
   readonly record: RunRecord;
-  /** It is at work: whatever is there is somebody's. */
+  /** Its engine lives: whatever is there is somebody's. */
   readonly living: boolean;
 }
 
@@ -69,13 +60,9 @@ export async function readRunRecords(stateDir: string): Promise<FoundRun[]> {
   for (const name of names.filter((name) => /^[0-9a-f]{8}\.json$/.test(name))) {
     const text = await readFile(join(folder, name), 'utf8').catch(() => '');
     const record = recordSchema.safeParse(jsonOf(text));
-    if (record.success) found.push({ record: record.data, living: await isLiving(record.data) });
+    if (record.success) found.push({ record: record.data, living: await isAlive(record.data.owner) });
   }
   return found;
-}
-
-async function isLiving({ run, owner }: RunRecord): Promise<boolean> {
-  return (await isAlive(owner)) && (owner.pid !== process.pid || underWay.has(run));
 }
 
 function jsonOf(text: string): unknown {

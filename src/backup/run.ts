@@ -172,11 +172,8 @@ export class Run {
       }
     }
     if (!pauses && this.#agent === null) return;
-    this.#guard = await Guard.start({
-      qmp: vm.client.socket,
-      qmpPath: vm.socket,
-      ...(this.#agent && { agent: this.#agent.socket, agentPath: request.agent }),
-    });
+    const agent = this.#agent?.socket;
+    this.#guard = await Guard.start({ qmp: vm.client.socket, ...(agent && { agent }) });
   }
 
   async #copy(site: RunSite): Promise<Copied> {
