@@ -38,8 +38,10 @@ export async function measureService(lab: Laboratory, { vms: count }: Extent): P
   const tookMs = performance.now() - began;
   const ended = await Promise.all(runs.map(({ runId }) => client.call('run.get', { runId })));
   const failed = ended.filter(({ state }) => state !== 'succeeded');
-  if (failed.length > 0) throw new Error(`${failed.length} of ${count} backups failed: ${failed[0]?.error?.message}`);
-  if (busy.mostRunning > RUNS) throw new Error(`${busy.mostRunning} runs at a time, where ${RUNS} are allowed`);
+  if (failed.length > 0)
+    throw new Error(`${failed.length} of ${count} backups failed: ${failed[0]?.error?.message}`);
+  if (busy.mostRunning > RUNS)
+    throw new Error(`${busy.mostRunning} runs at a time, where ${RUNS} are allowed`);
 
   mount.freeze();
   const hanging = await client.call('backup.start', { vm: 'vm0', full: true });
@@ -53,7 +55,12 @@ export async function measureService(lab: Laboratory, { vms: count }: Extent): P
 
   return [
     { name: `${count} VMs backed up, ${RUNS} at a time, each`, value: tookMs / count, unit: 'ms' },
-    { name: 'memory of the daemon', value: (await peakBytes(daemon.process.pid)) / 1e6, unit: 'MB', target: TARGETS.daemonMb },
+    {
+      name: 'memory of the daemon',
+      value: (await peakBytes(daemon.process.pid)) / 1e6,
+      unit: 'MB',
+      target: TARGETS.daemonMb,
+    },
     { name: 'worst answer, runs at work', value: busy.worstMs, unit: 'ms', target: TARGETS.answerMs },
     { name: 'worst answer, NAS hangs', value: hung.worstMs, unit: 'ms', target: TARGETS.answerMs },
     { name: 'cancelling a run, NAS hangs', value: cancelMs, unit: 'ms', target: TARGETS.cancelMs },

@@ -10,7 +10,10 @@ export const params = z.strictObject({
 });
 
 /** @returns bytes of the filesystem, and of all points together @throws vault-away, … */
-export async function run({ vault: path, points: isCounted }: z.output<typeof params>, context: OperationContext) {
+export async function run(
+  { vault: path, points: isCounted }: z.output<typeof params>,
+  context: OperationContext,
+) {
   const vault = await openVault(path, context);
   const names = isCounted ? await vault.vmNames() : [];
   const vms = [];
