@@ -22,6 +22,9 @@ import type { DaemonStatus } from '../rpc/status.ts';
 import { shareBandwidth } from './bandwidth.ts';
 import { Exports } from './exports.ts';
 import { handlers } from './handlers.ts';
+import { Hooks } from './hooks.ts';
+import { Metrics } from './metrics.ts';
+import { serveMetrics } from './metrics-server.ts';
 import { Mounts } from './mounts.ts';
 import { Pace } from './pace.ts';
 import { admit } from './queue.ts';
@@ -53,6 +56,8 @@ export interface DaemonOptions {
 
 const DISCOVER_EVERY_MS = 10_000;
 const LOOK_AT_VAULTS_EVERY_MS = 60_000;
+/** At the end: a webhook that is tried again takes its time. */
+const HOOKS_MS = 30_000;
 
 export class Daemon {
   readonly #options: DaemonOptions;
@@ -74,6 +79,8 @@ export class Daemon {
   readonly #runs: Runs;
   readonly #exports: Exports;
   readonly #statuses: VmStatuses;
+  readonly #hooks: Hooks;
+  readonly #metrics: Metrics;
   #next: readonly NextRun[] = [];
   #server: RpcServer | null = null;
 
@@ -113,6 +120,8 @@ export class Daemon {
       runtimeDir,
       site: { places: this.#places, qemuBin: options.qemuBin, logLevel: config.log.level },
     });
+    this.#hooks = new Hooks({ log });
+    this.#metrics = new Metrics({ status: () => this.#status(), runs: () => this.#store.all() });
     this.#statuses = new VmStatuses({
       vms: this.#vms,
       vaults: this.#vaults,
@@ -197,6 +206,12 @@ export class Daemon {
     });
     this.#cleanup.add('closing the socket', () => this.#server?.close());
     this.#cleanup.add('ending subscriptions', () => this.#subscriptions.close());
+    if (this.#config.metrics !== null) {
+      const metrics = await serveMetrics(this.#metrics, this.#config.metrics);
+      this.#cleanup.add('closing the metrics', () => metrics.close());
+    }
+    // Added last, done first: nobody is called any more once the daemon has gone.
+    this.#cleanup.add('calling hooks', () => this.#hooks.idle(), HOOKS_MS);
     this.#every(DISCOVER_EVERY_MS, () => this.#discover());
     this.#every(LOOK_AT_VAULTS_EVERY_MS, () => this.#vaults.look());
     this.#every(LOOK_AGAIN_MS / 4, () => this.#schedule());
@@ -310,7 +325,10 @@ export class Daemon {
     if (record.what === 'backup' && vm !== null && vault !== null && point) {
       this.#vaults.pointMade(vault, vm, { id: point.id, createdAt: point.createdAt });
     }
-    this.#subscriptions.ended(this.#runJson(record));
+    const run = this.#runJson(record);
+    this.#subscriptions.ended(run);
+    this.#metrics.runEnded(record);
+    this.#hooks.fire(this.#config.hooks, run);
     this.#holds.get(id)?.[Symbol.dispose]();
     for (const known of [this.#holds, this.#paces, this.#bandwidths]) known.delete(id);
   }

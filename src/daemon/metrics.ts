@@ -3,13 +3,14 @@
  * for, so nothing has to be kept up to date, and a restart loses nothing of it; only what adds up is counted here.
  */
 import { Counter, Gauge, type GaugeConfiguration, Histogram, Registry } from 'prom-client';
+import { QmpvaultError } from '../base/errors.ts';
 import { backupResult, pruneResult, verifyResult } from '../rpc/results.ts';
 import type { DaemonStatus, VaultStatus } from '../rpc/status.ts';
 import type { RunRecord } from './run-record.ts';
 import { isEnded } from './run-state.ts';
 
 export interface MetricsSource {
-  readonly status: () => DaemonStatus;
+  readonly status: () => Promise<DaemonStatus>;
   readonly runs: () => readonly RunRecord[];
 }
 
@@ -39,8 +40,8 @@ export class Metrics {
   });
 
   readonly #source: MetricsSource;
-  /** One look for all metrics of a scrape. */
-  #seen: { readonly status: DaemonStatus; readonly runs: readonly RunRecord[] } | null = null;
+  /** One look for all metrics of a scrape; that of another scrape in the middle of it is as good. */
+  #seen: { readonly status: DaemonStatus; readonly runs: readonly RunRecord[] } | undefined;
 
   constructor(source: MetricsSource) {
     this.#source = source;
@@ -68,8 +69,8 @@ export class Metrics {
   }
 
   /** In the text format of Prometheus. */
-  text(): Promise<string> {
-    this.#seen = null;
+  async text(): Promise<string> {
+    this.#seen = { status: await this.#source.status(), runs: this.#source.runs() };
     return this.#registry.metrics();
   }
 
@@ -78,8 +79,8 @@ export class Metrics {
   }
 
   #look() {
-    this.#seen ??= { status: this.#source.status(), runs: this.#source.runs() };
-    return this.#seen;
+    if (this.#seen !== undefined) return this.#seen;
+    throw new QmpvaultError('internal', 'metrics are told before anything was looked at');
   }
 
   #countBackup(vm: string, result: unknown): void {

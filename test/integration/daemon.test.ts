@@ -1,7 +1,10 @@
 /** The daemon: runs that outlive it, limits, schedules, and a command line that speaks through it. */
 import { execFile } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
 import { until } from '../../src/base/deadline.ts';
@@ -135,6 +138,31 @@ t.test(
     await expectClean(t, site, vm, { bitmaps: 1 });
   },
 );
+
+async function httpGet(socketPath: string, path: string): Promise<string> {
+  const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+  request({ socketPath, path }, resolve).on('error', reject).end();
+  return text(await promise);
+}
+
+t.test('who watches is told: metrics, and hooks at the end of a run', async (t) => {
+  const [site, vm] = [await testSite(t), await filledVm(t)];
+  const [socket, told] = [join(site.dir, 'metrics.sock'), join(site.dir, 'told')];
+  const config = {
+    ...vmsOf(vm),
+    metrics: { socket },
+    hooks: { onSuccess: { command: ['/bin/sh', '-c', `cat >${told}.part && mv ${told}.part ${told}`] } },
+  };
+  const { backUp } = await startDaemon(t, site, { config });
+  const run = await backUp({ vm: 'vm1' });
+  const hook = async () => readFile(told, 'utf8').catch(() => undefined);
+  const about = JSON.parse(await until(hook, { what: 'the hook', timeoutMs: 30_000 }));
+  t.match(about, { id: run.id, state: 'succeeded', point: run.point });
+  const metrics = await httpGet(socket, '/metrics');
+  t.match(metrics, /^qmpvault_runs_ended_total\{what="backup",state="succeeded"\} 1$/m);
+  t.match(metrics, /^qmpvault_newest_point_timestamp_seconds\{vm="vm1"\} \d/m);
+  t.match(metrics, /^qmpvault_vault_state\{vault="nas",state="ready"\} 1$/m);
+});
 
 t.test('no more runs at a time than allowed; the others say why they wait', async (t) => {
   const site = await testSite(t);

@@ -106,7 +106,7 @@ const RUNS = [
 ];
 
 function metricsOf(): Metrics {
-  const metrics = new Metrics({ status: () => STATUS, runs: () => RUNS });
+  const metrics = new Metrics({ status: async () => STATUS, runs: () => RUNS });
   for (const run of RUNS.slice(0, 5)) metrics.runEnded(run);
   return metrics;
 }
@@ -158,7 +158,7 @@ t.test('what Prometheus is told', async (t) => {
 
 t.test('a VM that goes takes its metrics with it', async (t) => {
   let vms = STATUS.vms;
-  const metrics = new Metrics({ status: () => ({ ...STATUS, vms }), runs: () => [] });
+  const metrics = new Metrics({ status: async () => ({ ...STATUS, vms }), runs: () => [] });
   t.match(await metrics.text(), /vm_problem\{vm="web3"\}/);
   vms = [VM];
   t.notMatch(await metrics.text(), /web3/);
