@@ -25,9 +25,13 @@ export async function findInstance(name: string, site: Site): Promise<Instance> 
   const configured = config?.vms.find((vm) => vm.name === name);
   if (configured?.qmp) return { qmp: configured.qmp, agent: configured.agent ?? undefined };
   const running = (await runningVms()).filter((vm) => vm.name === name);
-  for (const { pid, qmp, agent } of running) {
-    const found = await firstOf(name, qmp, site);
-    if (found !== null) return { qmp: found, agent: agent ?? undefined };
+  const sockets = running.flatMap(({ qmp }) => qmp);
+  const found = await firstOf(name, sockets, site);
+  if (found !== null) {
+    return { qmp: found, agent: running.find(({ qmp }) => qmp.includes(found))?.agent ?? undefined };
+  }
+  const pid = running[0]?.pid;
+  if (pid !== undefined) {
     throw new QmpvaultError(
       'vm-unreachable',
       `${name} runs (process ${pid}) and has no QMP socket for qmpvault: give it one of its own, with qemu:commandline in its domain, or name it in ${site.configFile}`,

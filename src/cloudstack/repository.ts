@@ -2,10 +2,11 @@
  * The repository of a call: mounted on a folder of its own for as long as the call lasts, and gone on every way out.
  * scripts/nasbackup gives the process a mount namespace of its own, so that also a killed one leaves no mount.
  */
-import { mkdir, mkdtemp, readdir, readFile, realpath, rmdir, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, realpath, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { mountFilesystem, unmountFilesystem } from '../image/mount.ts';
+import { mountedAt, readMountTable } from '../image/mount-table.ts';
 import { describe } from '../image/process-id.ts';
 import { VaultMemory } from '../vault/memory.ts';
 import { initVault, openVault, type Vault, type VaultOptions } from '../vault/vault.ts';
@@ -110,18 +111,10 @@ async function sweep(site: Site): Promise<void> {
   }
 }
 
-/** As the kernel has it: asking a server that hangs would hang. */
-async function isMounted(dir: string): Promise<boolean> {
-  const mounts = await readFile('/proc/self/mounts', 'utf8');
-  const unescaped = (text = '') =>
-    text.replace(/\\(\d{3})/g, (_, code: string) => String.fromCharCode(Number.parseInt(code, 8)));
-  return mounts.split('\n').some((line) => unescaped(line.split(' ')[1]) === dir);
-}
-
 /** Also of what is not mounted, or not any more. @throws vault-unreadable */
 async function unmount(dir: string, { engine }: Site, mounted = false): Promise<void> {
   await new VaultMemory(engine.stateDir).forget(dir).catch(() => {});
-  if (mounted || (await isMounted(dir))) {
+  if (mounted || mountedAt(await readMountTable(), dir) !== null) {
     await unmountFilesystem(dir, { timeoutMs: UNMOUNT_MS }).catch(async (error: unknown) => {
       engine.log.warn({ dir }, `${messageOf(error)}: it is detached instead`);
       await unmountFilesystem(dir, { timeoutMs: UNMOUNT_MS, lazy: true });

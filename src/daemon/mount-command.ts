@@ -1,6 +1,6 @@
 /** How a share is mounted, and whether what is mounted already is that share. Pure. */
 import type { MountConfig } from '../config/config.ts';
-import type { Mounted } from './mount-table.ts';
+import type { Mounted } from '../image/mount-table.ts';
 
 const FILESYSTEMS: Readonly<Record<MountConfig['type'], readonly string[]>> = {
   nfs: ['nfs', 'nfs4'],

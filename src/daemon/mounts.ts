@@ -10,9 +10,9 @@ import { messageOf, QmpvaultError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { MountConfig, VaultConfig } from '../config/config.ts';
 import { runCommand } from '../image/command.ts';
+import { type Mounted, mountedAt, readMountTable } from '../image/mount-table.ts';
 import type { VaultStatus } from '../rpc/status.ts';
 import { mountCommand, mountSecrets, refusalOf } from './mount-command.ts';
-import { type Mounted, mountedAt, readMountTable } from './mount-table.ts';
 
 export interface VaultState {
   readonly state: VaultStatus['state'];

@@ -1,10 +1,10 @@
 /**
- * Mounting network filesystems with mount(8), under deadlines: a server that does not answer keeps `mount` in the
- * kernel, where it cannot be killed. Then it is left behind, and nobody waits for it.
+ * Mounting and unmounting with mount(8) and umount(8), under deadlines: a server that does not answer may keep them in the
+ * kernel, where they cannot be killed. Then they are left behind, and nobody waits for them.
  */
-import { execa } from 'execa';
-import { bounded, throwIfAborted } from '../base/deadline.ts';
+import { bounded } from '../base/deadline.ts';
 import { QmpvaultError } from '../base/errors.ts';
+import { runCommand } from './command.ts';
 
 export interface MountOptions {
   readonly type: string;
@@ -16,20 +16,17 @@ export interface MountOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** How long to wait for the end of what was killed. */
-const DEATH_MS = 1_000;
-
 /** @throws vault-away when it could not be mounted, or not in time; cancelled */
-export async function mountFilesystem({
-  type,
-  source,
-  dir,
-  options,
-  timeoutMs,
-  signal,
-}: MountOptions): Promise<void> {
-  const args = ['-t', type, source, dir, ...(options === '' ? [] : ['-o', options])];
-  await run('mount', args, { timeoutMs, signal, what: `mounting ${source} (${type})` });
+export async function mountFilesystem(mount: MountOptions): Promise<void> {
+  const { type, source, dir, options, timeoutMs, signal } = mount;
+  const wishes = options === '' ? [] : ['-o', options];
+  const what = `mounting ${source} (${type})`;
+  const why = await bounded(failureOf(['mount', '-t', type, source, dir, ...wishes], timeoutMs), {
+    signal,
+    what,
+  });
+  if (why !== null)
+    throw new QmpvaultError('vault-away', `${what} failed: ${why}`, { details: { source, dir } });
 }
 
 /**
@@ -40,55 +37,14 @@ export async function unmountFilesystem(
   dir: string,
   { timeoutMs, lazy = false }: { timeoutMs: number; lazy?: boolean },
 ): Promise<void> {
-  await run('umount', [...(lazy ? ['--lazy'] : []), dir], {
-    timeoutMs,
-    what: `unmounting ${dir}`,
-    code: 'vault-unreadable',
-  });
+  // `-c`: it does not look at the path first, which would hang where the server does.
+  const why = await failureOf(['umount', ...(lazy ? ['-c', '-l'] : []), dir], timeoutMs);
+  if (why === null) return;
+  throw new QmpvaultError('vault-unreadable', `unmounting ${dir} failed: ${why}`, { details: { dir } });
 }
 
-interface RunOptions {
-  readonly timeoutMs: number;
-  readonly signal?: AbortSignal | undefined;
-  readonly what: string;
-  readonly code?: 'vault-away' | 'vault-unreadable';
-}
-
-async function run(
-  program: string,
-  args: readonly string[],
-  { timeoutMs, signal, what, code = 'vault-away' }: RunOptions,
-): Promise<void> {
-  throwIfAborted(signal);
-  // In a group of its own: `mount` waits for a helper, such as mount.nfs, which must end with it.
-  const child = execa(program, args, {
-    reject: false,
-    detached: true,
-    // A helper that asks for a password must not wait for one.
-    stdin: 'ignore',
-    stdout: 'ignore',
-    env: { LC_ALL: 'C' },
-  });
-  let ended: Awaited<typeof child>;
-  try {
-    ended = await bounded(child, { signal, timeoutMs, what, code });
-  } catch (error) {
-    killGroup(child.pid);
-    await bounded(child, { timeoutMs: DEATH_MS, what }).catch(() => {
-      child.unref();
-      child.stderr.destroy();
-    });
-    throw error;
-  }
-  if (!ended.failed) return;
-  const why = ended.stderr.trim() || ended.shortMessage;
-  throw new QmpvaultError(code, `${what} failed: ${why}`, { details: { program } });
-}
-
-function killGroup(pid: number | undefined): void {
-  try {
-    if (pid !== undefined) process.kill(-pid, 'SIGKILL');
-  } catch {
-    // It has ended meanwhile.
-  }
+async function failureOf(command: readonly [string, ...string[]], timeoutMs: number): Promise<string | null> {
+  const { exitCode, output, timedOut } = await runCommand(command, { timeoutMs });
+  if (timedOut) return `${command[0]} did not end within ${timeoutMs / 1000} s: the NAS does not answer`;
+  return exitCode === 0 ? null : output || `${command[0]} ended with ${exitCode}`;
 }

@@ -173,6 +173,12 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
         'they are points like any others',
       );
       t.strictSame(readdirSync(join(orchestrator.dir, 'run')), [], 'no mount point is left');
+      const known = readdirSync(join(orchestrator.dir, 'state', 'vaults'));
+      t.equal(
+        known.length,
+        2,
+        'the vault is remembered by its address and by its path, not by each mount point',
+      );
       t.notMatch(readFileSync('/proc/mounts', 'utf8'), orchestrator.dir, 'and nothing is mounted');
     },
   );

@@ -47,14 +47,22 @@ export class Orchestrator {
   readonly env: Record<string, string>;
   readonly backups: Backup[] = [];
   nas: Nas;
+  /** A command that runs the script, such as nsenter. */
+  readonly #through: readonly string[];
   fullEvery = 10;
   #clock = Date.UTC(2026, 10, 20, 2, 0, 0);
 
   constructor(
     t: Teardown,
-    { nas, bin, env = {} }: { nas?: Nas; bin?: string; env?: Record<string, string> } = {},
+    {
+      nas,
+      bin,
+      env = {},
+      through = [],
+    }: { nas?: Nas; bin?: string; env?: Record<string, string>; through?: readonly string[] } = {},
   ) {
     this.dir = tempDir(t);
+    this.#through = through;
     this.nas = nas ?? folderAt(this.dir);
     this.env = {
       QMPVAULT_STATE_DIR: join(this.dir, 'state'),
@@ -72,7 +80,8 @@ export class Orchestrator {
     args: readonly string[],
     env: Record<string, string> = {},
   ): ChildProcess & { result: Promise<Outcome> } {
-    const child = spawn(SCRIPT, args, {
+    const [program = SCRIPT, ...words] = [...this.#through, SCRIPT, ...args];
+    const child = spawn(program, words, {
       stdio: ['pipe', 'pipe', 'pipe'],
       env: { ...process.env, ...this.env, ...env },
     });
