@@ -54,8 +54,9 @@ async function pointFor(call: BackupCall, repository: RepositoryVault, site: Sit
     } catch (error) {
       // Between our look and our run somebody else may have begun, or have ended with this very point.
       const isTaken = ['vm-busy', 'vault-locked', 'point-exists'].includes(codeOf(error));
-      const mayBeMade = (await folder.points()).points.some(({ id }) => id === call.path.point);
-      if (!isTaken || !(mayBeMade || (await folder.changer()) !== null)) throw error;
+      if (!isTaken) throw error;
+      const isMade = (await folder.points()).points.some(({ id }) => id === call.path.point);
+      if (!isMade && (await folder.changer()) === null) throw error;
     }
   }
 }

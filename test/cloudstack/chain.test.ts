@@ -148,6 +148,13 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       t.match(await orchestrator.delete(inc1.path), { exitCode: 0, stdout: '' });
       t.notOk(readdirSync(join(nas, INSTANCE)).includes(inc1.path.split('/')[1] ?? ''));
       await life.expectRestored(t, [inc2]);
+      const [below, , above] = backups.slice(4) as [Backup, Backup, Backup];
+      for (const [i, file] of above.volumes.entries()) {
+        const rebase = ['-o', 'rebase', ...orchestrator.where(), '--rebase-target', `${above.path}/${file}`];
+        rebase.push('--rebase-new-backing', `${below.path}/${below.volumes[i]}`);
+        t.match(await orchestrator.run(rebase), { exitCode: 0, stdout: '' }, 'the older way to free a point');
+      }
+      t.equal((await life.manifest(above)).parent, below.path.split('/')[1]);
       const two = backups.slice(4, 6);
       const outcomes = await Promise.all(two.map(({ path }) => orchestrator.delete(path)));
       t.strictSame(

@@ -232,6 +232,19 @@ t.test('a mount that says much, and a VM whose first socket is taken', async (t)
     'what cannot be mounted',
   );
 
+  writeFileSync(join(bin, 'umount'), '#!/bin/sh\necho busy >&2; exit 32\n');
+  chmodSync(join(bin, 'umount'), 0o755);
+  const unknown = orchestrator.decide(INSTANCE, vm).args.map((arg) => arg.replaceAll(INSTANCE, 'i-9-9-VM'));
+  const stuck = await orchestrator.run(unknown);
+  t.match(
+    stuck,
+    { exitCode: 20, stdout: /^vm-unknown: [^\n]*unmounting [^\n]* failed: busy\n$/ },
+    'what it cannot unmount',
+  );
+  rmSync(join(bin, 'umount'));
+  t.equal((await orchestrator.run(['-o', 'stats', ...orchestrator.where()])).exitCode, 0);
+  t.strictSame(readdirSync(join(orchestrator.dir, 'run')), [], 'what it left the next one removes');
+
   // The test's own connection holds the second socket; the first is now somebody else's, as libvirt's is.
   const config = join(orchestrator.dir, 'config.yaml');
   writeFileSync(
