@@ -1,14 +1,17 @@
-/** A backup as its caller sees it: find the VM, clean up after the dead, look, run. */
+/** A backup as its caller sees it: find the VM, finish or clean up what the dead left, look, run. */
 import { codeOf, messageOf } from '../base/errors.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { Vault } from '../vault/vault.ts';
 import { Vm } from '../vm/vm.ts';
+import { newRun } from './begin.ts';
 import { surveyWhenFree } from './busy-bitmaps.ts';
 import type { BackupRequest, BackupResult, Engine, RunControl } from './engine.ts';
 import { findVm } from './find-vm.ts';
 import { digestFulls } from './publish.ts';
-import { reconcile } from './release.ts';
-import { Run, type RunContext } from './run.ts';
+import { finishDeadRun } from './rejoin.ts';
+import { freeFromDeadRuns, reconcile } from './release.ts';
+import { begunBefore } from './resume.ts';
+import type { RunContext } from './run.ts';
 import { sealDamaged } from './seal-damaged.ts';
 import { backUpStopped } from './stopped.ts';
 import { survey } from './survey.ts';
@@ -27,6 +30,7 @@ export async function backUp(
   const beganMs = performance.now();
   const { signal } = control;
   const folder = vault.vm(request.vm);
+  if (request.qmp !== undefined) await freeFromDeadRuns(engine, request.qmp, signal);
   const found = await findVm(folder, request, { signal });
   if (!(found instanceof Vm)) {
     return backUpStopped({ engine, vault, folder, stopped: found, request, control, beganMs });
@@ -36,24 +40,30 @@ export async function backUp(
     what: `a backup of ${request.vm}`,
     ...(signal && { signal }),
   });
-  const warnings = await reconcile(engine, vm, vault, folder, lease);
-  await vm.refuseWhileMoving();
   const context = { engine, vault, folder, lease, vm, request, control, beganMs };
-  const point = await attempt(context, warnings).catch(async (error: unknown) => {
+  const dead = await reconcile(context, (record, points) => finishDeadRun(context, record, points));
+  const warnings = [...dead.warnings];
+  const begun = await begunBefore(folder, request, dead.points);
+  const made = begun ?? (await makePoint(context, warnings));
+  // The VM is no longer needed: somebody else may have its socket.
+  await vm.close();
+  const point = await digestFulls(context, made, warnings);
+  const last = dead.points.at(-1);
+  const adopted =
+    last === undefined ? null : last.id === point.id ? point : await digestFulls(context, last, warnings);
+  return { point, adopted, warnings };
+}
+
+async function makePoint(context: RunContext, warnings: string[]): Promise<Manifest> {
+  await context.vm.refuseWhileMoving();
+  return attempt(context, warnings).catch(async (error: unknown) => {
     // Whether the VM's NBD server is free shows itself only when it is started.
     if (codeOf(error) !== 'vm-nbd-taken') throw error;
     return attempt(context, warnings, messageOf(error));
   });
-  // The VM is no longer needed: somebody else may have its socket.
-  await vm.close();
-  return { point: await digestFulls(context, point, warnings), warnings };
 }
 
-async function attempt(
-  context: Omit<RunContext, 'survey'>,
-  warnings: string[],
-  resyncTrouble?: string,
-): Promise<Manifest> {
+async function attempt(context: RunContext, warnings: string[], resyncTrouble?: string): Promise<Manifest> {
   const { engine, vm, folder, request } = context;
   const { signal } = context.control;
   const look = () => survey(vm, folder, { ...request, resyncTrouble });
@@ -63,9 +73,9 @@ async function attempt(
     `next is a ${found.plan.kind}`,
   );
   warnings.push(...found.warnings, ...(await sealDamaged(context, found)));
-  const run = new Run({ ...context, survey: found });
+  const { run, start } = newRun(context, found);
   try {
-    const point = await run.make();
+    const point = await run.make(start);
     warnings.push(...run.warnings);
     return point;
   } catch (error) {

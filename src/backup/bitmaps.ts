@@ -62,7 +62,8 @@ export async function vmBitmaps(
     what: `removing bitmaps of ${name}`,
     ...(signal && { signal }),
   });
-  const warnings = await reconcile(engine, vm, vault, folder, lease);
+  const reconciled = await reconcile({ engine, vm, vault, folder, lease });
+  const warnings = [...reconciled.warnings];
   const { points, broken } = await folder.points();
   refuseStranger(vm, folder, points);
   const before = await list(engine, vault, vm, points);

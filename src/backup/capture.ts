@@ -9,32 +9,36 @@ import { QmpvaultError } from '../base/errors.ts';
 import { KiB } from '../base/units.ts';
 import { addBitmapActions, type BitmapRef, drawPatterns } from '../vm/bitmaps.ts';
 import type { NodeName } from '../vm/block-graph.ts';
-import { CopyJobs, copyAction } from '../vm/copy-jobs.ts';
-import { takeAt, takeMoment } from '../vm/moment.ts';
+import { CopyJobs, copyAction, shareOf } from '../vm/copy-jobs.ts';
+import { TARGETS_PATIENCE_MS } from '../vm/main-loop.ts';
+import { type Moment, takeAt, takeMoment } from '../vm/moment.ts';
 import { runNode } from '../vm/run-names.ts';
 import { addScratch } from '../vm/scratch.ts';
 import { addAccess, addFilter, addTarget, exportNode, startNbdServer } from '../vm/snapshot.ts';
 import type { Vm } from '../vm/vm.ts';
 import { findData } from './holes.ts';
 import { nbdSocket, vmNbdSocket } from './run-folders.ts';
-import type { Captured, RunSite } from './site.ts';
+import type { RunSite } from './site.ts';
+import { all } from './together.ts';
 
 /**
  * The writer already serves the targets. After an error jobs may be at work: unwinding ends them.
+ * @returns the jobs that read the moment; the disks to compare can be read over NBD
  * @throws vm-agent when a freeze is required and it is not sure that it lasted until the moment; qmp-* errors
  */
-export async function capture(site: RunSite, snapshot: boolean): Promise<Captured> {
-  const captured = await (snapshot ? captureThroughSnapshot(site) : captureFromSource(site));
-  const { moment, jobs } = captured;
-  if (site.request.quiesce !== 'required' || moment.consistency === 'filesystem') return captured;
-  jobs.close();
+export function capture(site: RunSite, snapshot: boolean): Promise<CopyJobs> {
+  return snapshot ? captureThroughSnapshot(site) : captureFromSource(site);
+}
+
+function refuseUnfrozen({ request }: RunSite, { consistency, warnings }: Moment): void {
+  if (request.quiesce !== 'required' || consistency === 'filesystem') return;
   throw new QmpvaultError(
     'vm-agent',
-    `the guest's filesystems may have been thawed before the moment: ${moment.warnings.join('; ')}`,
+    `the guest's filesystems may have been thawed before the moment: ${warnings.join('; ')}`,
   );
 }
 
-async function captureThroughSnapshot(site: RunSite): Promise<Captured> {
+async function captureThroughSnapshot(site: RunSite): Promise<CopyJobs> {
   const { vm, run, disks, engine, standstill } = site;
   const { client } = vm;
   const { reachStep } = engine;
@@ -68,11 +72,13 @@ async function captureThroughSnapshot(site: RunSite): Promise<Captured> {
     })),
     atRest: standstill ? { before: addFilters, after: addAccesses } : null,
   });
+  refuseUnfrozen(site, moment);
   await reachStep('jobs');
-  if (!standstill) await addAccesses();
+  await all([site.taken(moment), ...(standstill ? [] : [addAccesses()])]);
   // As late as can be: while the VM has them open, a `stop` or a reset flushes them, and a NAS that hangs holds it.
   const targets = await addTargets(site);
   await reachStep('targets');
+  const extra = { ...tuning(vm, BESIDE_THE_GUEST), speed: shareOf(site.bandwidth(), targets.size) };
   const actions: object[] = [];
   for (const { index, disk, plan } of disks) {
     const source = runNode(run, 'access', index);
@@ -84,18 +90,17 @@ async function captureThroughSnapshot(site: RunSite): Promise<Captured> {
     if (wanted !== undefined) await copyBitmaps(client, wanted, source);
     const bitmap = wanted === undefined ? null : DELTA;
     const target = targets.get(index);
-    if (target !== undefined)
-      actions.push(copyAction(run, { index, source, target, bitmap }, tuning(vm, BESIDE_THE_GUEST)));
+    if (target !== undefined) actions.push(copyAction(run, { index, source, target, bitmap }, extra));
   }
   const indexes = [...targets.keys()];
-  return { moment, jobs: await CopyJobs.start(client, { run, indexes, actions, grouped: true }) };
+  return CopyJobs.start(client, { run, indexes, actions, grouped: true });
 }
 
 /**
  * Without copy-before-write (QEMU < 7.1): the new bitmaps and the jobs, straight from the source, begin in one
  * transaction, which is the moment. A guest write may now wait for the NAS.
  */
-async function captureFromSource(site: RunSite): Promise<Captured> {
+async function captureFromSource(site: RunSite): Promise<CopyJobs> {
   const { vm, run, disks, engine } = site;
   const targets = await addTargets(site);
   await drawRunPatterns(site);
@@ -108,7 +113,7 @@ async function captureFromSource(site: RunSite): Promise<Captured> {
         target: targets.get(index) as NodeName,
         bitmap: plan.how === 'tracked' ? plan.bitmap : null,
       },
-      tuning(vm, BEFORE_THE_GUEST),
+      { ...tuning(vm, BEFORE_THE_GUEST), speed: shareOf(site.bandwidth(), disks.length) },
     ),
   );
   const indexes = disks.map(({ index }) => index);
@@ -116,7 +121,14 @@ async function captureFromSource(site: RunSite): Promise<Captured> {
   const { moment, result: jobs } = await takeAt(momentOptions(site), () =>
     CopyJobs.start(vm.client, { run, indexes, actions: [...bitmapActions(site), ...copies], grouped: false }),
   );
-  return { moment, jobs };
+  try {
+    refuseUnfrozen(site, moment);
+    await site.taken(moment);
+    return jobs;
+  } catch (error) {
+    jobs.close();
+    throw error;
+  }
 }
 
 /**
@@ -140,9 +152,6 @@ async function copyBitmaps(client: Vm['client'], from: readonly BitmapRef[], to:
   const bitmaps = from.map(({ node, name }) => ({ node, name }));
   await client.execute('block-dirty-bitmap-merge', { node: to, target: DELTA, bitmaps });
 }
-
-/** How long any command may take while targets are open: the main loop, and so the guest, may be waiting for the NAS. */
-const TARGETS_PATIENCE_MS = 700;
 
 /** The writer's exports as nodes of the VM, by the disk's index; a disk that is compared needs none. */
 async function addTargets({ vm, run, disks, folders }: RunSite): Promise<Map<number, NodeName>> {

@@ -4,7 +4,7 @@ import type { Staging } from '../vault/staging.ts';
 import type { CopyJobs, CopyProgress } from '../vm/copy-jobs.ts';
 import type { BackupPhase, BackupProgress, BackupRequest, RunControl } from './engine.ts';
 import { compareWithParent } from './run-disks.ts';
-import type { RunDisk } from './site.ts';
+import type { CopiedDisk } from './site.ts';
 import { type Task, together } from './together.ts';
 
 /** Comparing uses little CPU time where the disks are slow. */
@@ -13,7 +13,7 @@ const COMPARE_STALL_MS = 30_000;
 export interface Copy {
   /** Started; closed at the end. */
   readonly jobs: CopyJobs;
-  readonly disks: readonly RunDisk[];
+  readonly disks: readonly CopiedDisk[];
   readonly tools: QemuTools;
   readonly staging: Staging;
   readonly request: BackupRequest;
@@ -28,7 +28,7 @@ export interface Copy {
 export async function copyDisks(copy: Copy): Promise<Map<number, number>> {
   const { jobs, disks, tools, staging, request, control, watchers, silenceMs } = copy;
   const { noProgressMs } = request;
-  const bandwidth = control.bandwidth ?? (() => request.bandwidth);
+  const bandwidth = bandwidthOf(request, control);
   const progress = new Map<number, CopyProgress>();
   const show = (entries: readonly CopyProgress[]) => {
     for (const entry of entries) progress.set(entry.index, entry);
@@ -59,9 +59,14 @@ export async function copyDisks(copy: Copy): Promise<Map<number, number>> {
   return new Map([...progress.values()].map(({ index, doneBytes }) => [index, doneBytes]));
 }
 
+/** As it is at any time. */
+export function bandwidthOf(request: BackupRequest, control: RunControl): () => number | undefined {
+  return control.bandwidth ?? (() => request.bandwidth);
+}
+
 export function progressOf(
   phase: BackupPhase,
-  disks: readonly RunDisk[],
+  disks: readonly CopiedDisk[],
   progress: readonly CopyProgress[],
 ): BackupProgress {
   const byIndex = new Map(progress.map((entry) => [entry.index, entry]));
@@ -75,6 +80,6 @@ export function progressOf(
   };
 }
 
-function comparing({ index, disk }: RunDisk, fraction: number): CopyProgress {
+function comparing({ index, disk }: CopiedDisk, fraction: number): CopyProgress {
   return { index, doneBytes: Math.round(fraction * disk.sizeBytes), totalBytes: disk.sizeBytes };
 }

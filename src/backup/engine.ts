@@ -56,6 +56,11 @@ export interface BackupRequest {
   readonly beside?: ReadonlyMap<string, string> | undefined;
   /** How long the guest agent may take to freeze. */
   readonly freezeMs?: number | undefined;
+  /**
+   * It was begun before, by an engine that died. If the point of that run can still be finished, or is published, it
+   * is the result, and no second one is made. With `point`, only the one of this id.
+   */
+  readonly resume?: boolean | undefined;
   /** A run that moves no byte for so long is ended. */
   readonly noProgressMs?: number | undefined;
   /** How long a job of somebody else may keep a disk's bitmap from us. */
@@ -83,6 +88,8 @@ export interface BackupProgress {
 
 export interface BackupResult {
   readonly point: Manifest;
+  /** What a run whose engine had died was finished to, before this one began; the newest of them. */
+  readonly adopted: Manifest | null;
   readonly warnings: readonly string[];
 }
 

@@ -14,39 +14,57 @@ import type { VmFolder } from '../vault/vm-folder.ts';
 import type { VmRecord } from '../vault/vm-record.ts';
 import { GRANULARITY_BYTES } from '../vm/bitmaps.ts';
 import type { Moment } from '../vm/moment.ts';
-import type { RunControl } from './engine.ts';
+import type { BackupRequest, RunControl } from './engine.ts';
 import type { RunContext } from './run.ts';
-import type { RunDisk } from './site.ts';
+import type { CopiedDisk } from './site.ts';
+import type { Survey } from './survey.ts';
 
 /** Also of a stopped VM. */
 export type PublishContext = Pick<
   RunContext,
-  'engine' | 'vault' | 'folder' | 'lease' | 'request' | 'survey' | 'control' | 'beganMs'
+  'engine' | 'vault' | 'folder' | 'lease' | 'control' | 'beganMs'
 > & { readonly vm: Pick<RunContext['vm'], 'uuid' | 'qemuVersion'> };
 
+/** What a point was planned to be. */
+export type PointFacts = Pick<Manifest, 'kind' | 'parent' | 'how' | 'why' | 'left' | 'bitmapAlias'> & {
+  /** Texts to lie beside the images, by the names of their files. */
+  readonly beside: Readonly<Record<string, string>>;
+};
+
 export interface Copied {
-  readonly moment: Moment;
   /** By the disk's index. */
   readonly bytes: ReadonlyMap<number, number>;
   readonly copyMs: number;
 }
 
-/** An image that keeps no bitmap tracks nothing while its VM is stopped. */
-export type CopiedDisk = Omit<RunDisk, 'bitmap'> & { readonly bitmap: RunDisk['bitmap'] | null };
-
 interface Unpublished {
   readonly run: RunId;
   readonly staging: Staging;
+  readonly facts: PointFacts;
+  readonly moment: Moment;
   readonly disks: readonly CopiedDisk[];
   readonly copied: Copied;
 }
 
-/** @throws sync-failed, image-invalid, lease-lost, vault-full, … ; published only if it returns */
+export function pointFacts(
+  { plan, left }: Pick<Survey, 'plan' | 'left'>,
+  { bitmapAlias, beside = new Map() }: Pick<BackupRequest, 'bitmapAlias' | 'beside'>,
+): PointFacts {
+  return {
+    kind: plan.kind,
+    parent: plan.kind === 'incremental' ? plan.parent.id : null,
+    how: plan.how,
+    why: plan.why,
+    left: left.map(({ name, why }) => ({ name, why })),
+    bitmapAlias,
+    beside: Object.fromEntries(beside),
+  };
+}
+
+/** Of synced files. @throws image-invalid, sync-failed, lease-lost, vault-full, … ; published only if it returns */
 export async function publish(context: PublishContext, made: Unpublished): Promise<Manifest> {
   const { engine, vault, folder, lease, control } = context;
   const { staging, disks } = made;
-  await staging.sync();
-  await engine.reachStep('synced');
   // Of a NAS that went away qemu-img would say that its images are damaged.
   await vault.assertPresent();
   const described = await Promise.all(
@@ -56,7 +74,7 @@ export async function publish(context: PublishContext, made: Unpublished): Promi
     }),
   );
   const manifest = manifestOf(context, made, described);
-  for (const [file, text] of context.request.beside ?? []) await staging.write(file, text);
+  for (const [file, text] of Object.entries(made.facts.beside)) await staging.write(file, text);
   await rememberVm(folder, lease, manifest);
   await engine.reachStep('publish');
   await staging.publish(manifest, lease);
@@ -111,33 +129,31 @@ async function describe(
 
 function manifestOf(
   context: PublishContext,
-  { run, staging, copied }: Unpublished,
+  { run, staging, facts, moment, copied }: Unpublished,
   disks: ManifestDisk[],
 ): Manifest {
-  const { vault, folder, vm, survey, engine, request } = context;
-  const { bitmapAlias } = request;
-  const { plan, left } = survey;
-  const { moment, copyMs } = copied;
+  const { vault, folder, vm, engine } = context;
   return {
     format: FORMAT,
     id: staging.id,
     vm: { name: folder.name, uuid: vm.uuid },
     vault: vault.id,
     createdAt: moment.at.toISOString(),
-    kind: plan.kind,
-    parent: plan.kind === 'incremental' ? plan.parent.id : null,
-    how: plan.how,
-    why: plan.why,
+    kind: facts.kind,
+    parent: facts.parent,
+    how: facts.how,
+    why: facts.why,
     consistency: moment.consistency,
     sealed: false,
     // Who relies on it must find such a bitmap on every disk.
-    ...(bitmapAlias && disks.every(({ bitmap }) => bitmap !== null) && { bitmapAlias }),
+    ...(facts.bitmapAlias &&
+      disks.every(({ bitmap }) => bitmap !== null) && { bitmapAlias: facts.bitmapAlias }),
     disks,
-    left: left.map(({ name, why }) => ({ name, why })),
+    left: facts.left,
     timings: {
       freezeMs: rounded(moment.freezeMs),
       pauseMs: rounded(moment.pauseMs),
-      copyMs: Math.round(copyMs),
+      copyMs: Math.round(copied.copyMs),
       totalMs: Math.round(performance.now() - context.beganMs),
     },
     versions: { engine: engine.version, qemu: vm.qemuVersion, format: FORMAT },

@@ -2,19 +2,28 @@
  * Taking back what a run made: in the VM, on this host, on the NAS. One path for a run that failed, and for one
  * whose engine died; a run that succeeds walks its first half before it publishes.
  */
-import { messageOf, QmpvaultError } from '../base/errors.ts';
+import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
 import { Writer } from '../image/writer.ts';
 import type { Lease } from '../vault/lease.ts';
+import type { Manifest } from '../vault/manifest.ts';
 import type { LeftoverStaging } from '../vault/staging.ts';
 import type { Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { removeBitmaps } from '../vm/bitmaps.ts';
 import { findRuns, unwind } from '../vm/unwind.ts';
-import type { Vm } from '../vm/vm.ts';
+import { Vm } from '../vm/vm.ts';
 import type { Engine } from './engine.ts';
 import { removeRunFolders, vmNbdSocket } from './run-folders.ts';
-import { type FoundRun, type RunFacts, readRunRecords, removeRunRecord } from './run-journal.ts';
+import {
+  type FoundRun,
+  forgetProgress,
+  type RunFacts,
+  type RunRecord,
+  readRunRecords,
+  removeRunRecord,
+  runEnded,
+} from './run-journal.ts';
 
 /** Where the things of runs lie: in a running VM, or in the images of a stopped one. */
 export interface RunPlace {
@@ -63,6 +72,9 @@ export async function release(
   record: RunFacts,
   { published, out: wasOut = false }: { published: boolean | 'unknown'; out?: boolean },
 ): Promise<string[]> {
+  // What cannot be taken back now is a dead run's to the next command, also to one of this process.
+  runEnded(record.run);
+  if (published !== true) await forgetProgress(engine.stateDir, record.run);
   const warnings: string[] = [];
   const attempt = async (what: string, step: () => Promise<unknown>): Promise<boolean> => {
     try {
@@ -94,41 +106,106 @@ export async function release(
   return warnings;
 }
 
+/** What became of the runs that dead engines left. */
+export interface Reconciled {
+  /** Published now, or just before their engines died; newest last. */
+  readonly points: readonly Manifest[];
+  readonly warnings: readonly string[];
+}
+
+export interface ReconcileContext {
+  readonly engine: Engine;
+  readonly vm: Vm;
+  readonly vault: Vault;
+  readonly folder: VmFolder;
+  readonly lease: Lease;
+}
+
+/** @throws what keeps the caller from going on */
+export type FinishRun = (
+  record: RunRecord,
+  points: readonly Manifest[],
+) => Promise<{ readonly point: Manifest | null; readonly warnings: readonly string[] }>;
+
 /**
- * At the beginning of every run: takes away what dead runs left, in the VM and on the NAS. Never what a living run
- * owns. A run of which this host has no journal counts as dead only if none of its jobs is at work.
+ * At the beginning of every run: finishes what dead runs of this VM in this vault began, and takes away what they left,
+ * in the VM and on the NAS. Never touches what a living run owns. A run of which this host has no journal counts as dead only
+ * if none of its jobs is at work.
+ * @param finish without it, all of them are taken back
  * @throws vm-busy while a living run is at work in this VM
  */
-export async function reconcile(
-  engine: Engine,
-  vm: Vm,
-  vault: Vault,
-  folder: VmFolder,
-  lease: Lease,
-): Promise<string[]> {
-  const [records, present, leftovers, { points }] = await Promise.all([
+export async function reconcile(context: ReconcileContext, finish?: FinishRun): Promise<Reconciled> {
+  const { engine, vm, vault, folder, lease } = context;
+  const [records, present, listing] = await Promise.all([
     readRunRecords(engine.stateDir),
     findRuns(vm.client),
-    folder.leftoverStaging(lease),
     folder.points(),
   ]);
+  const points = [...listing.points];
   const ofThisVm = records.filter(({ record }) => isOf(record, vm.uuid, vault, folder));
   refuseLiving(vm, ofThisVm, present);
   const warnings: string[] = [];
+  const made: Manifest[] = [];
   for (const { record } of ofThisVm) {
     const here = isHere(record, vault, folder);
     if (!here && !present.has(record.run)) continue;
-    engine.log.info({ run: record.run }, 'cleaning up after a run whose engine died');
+    const published = points.find(({ run }) => run === record.run);
+    if (published !== undefined) made.push(published);
+    if (here && published === undefined && finish !== undefined && record.images.length === 0) {
+      const finished = await finish(record, points);
+      if (finished.point !== null) {
+        made.push(finished.point);
+        points.push(finished.point);
+      }
+      warnings.push(...finished.warnings);
+      continue;
+    }
     // What became of its point only its own vault tells.
-    const published = here ? points.some((point) => point.run === record.run) : 'unknown';
-    warnings.push(...(await release(engine, placeIn(vm), record, { published })));
+    const isPublished = here ? published !== undefined : 'unknown';
+    warnings.push(...(await takeBack(engine, placeIn(vm), record, { published: isPublished })));
   }
   for (const run of present.keys()) {
     if (ofThisVm.some(({ record }) => record.run === run)) continue;
     warnings.push(...(await takeOut(vm, { run, folders: NO_FOLDERS, images: [] })));
   }
-  await removeStaging(leftovers, records);
-  return warnings;
+  await removeStaging(await folder.leftoverStaging(lease), records);
+  return { points: made, warnings };
+}
+
+/** @returns warnings; that it was taken back is one, unless its point stands */
+export async function takeBack(
+  engine: Engine,
+  place: RunPlace,
+  record: RunRecord,
+  options: { published: boolean | 'unknown' },
+): Promise<string[]> {
+  const warnings = await release(engine, place, record, options);
+  if (options.published === true) return warnings;
+  return [`run ${record.run}, whose engine died, was taken back`, ...warnings];
+}
+
+/** How long a VM may take to answer before what a dead run has in flight is taken for the cause. */
+const ANSWER_MS = 3_000;
+
+/**
+ * While I/O of a dead run to a NAS that hangs is in flight, a reset of the guest hangs QEMU's main loop, and nobody
+ * looks after it. The death of the writer frees it; its run cannot be finished then.
+ */
+export async function freeFromDeadRuns(
+  { stateDir }: Engine,
+  socket: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const dead = (await readRunRecords(stateDir)).filter(
+    ({ record, living }) => !living && record.vm.socket === socket && record.images.length === 0,
+  );
+  if (dead.length === 0) return;
+  try {
+    await using _ = await Vm.connect(socket, { signal, timeoutMs: ANSWER_MS });
+  } catch (error) {
+    if (codeOf(error) !== 'vm-busy') return;
+    for (const { record } of dead) await Writer.killLeftover({ dir: record.folders.writer });
+  }
 }
 
 const NO_FOLDERS = { writer: '', nbd: '', scratch: '' };

@@ -12,7 +12,7 @@ import { GRANULARITY_BYTES, newPattern } from '../vm/bitmaps.ts';
 import type { Disk } from '../vm/disks.ts';
 import type { DiskPlan, Plan } from './plan.ts';
 import { type RunFolders, vmNbdSocket } from './run-folders.ts';
-import type { RunDisk } from './site.ts';
+import type { CopiedDisk, RunDisk } from './site.ts';
 import type { Survey } from './survey.ts';
 
 const FILES: readonly string[] = ['{disk}.qcow2'];
@@ -82,7 +82,7 @@ export async function createFile(
  * and stores in the overlay just what differs; whatever had gone wrong with tracking before is put right.
  */
 export async function compareWithParent(
-  { file, backingLink }: RunDisk,
+  { file, backingLink }: CopiedDisk,
   { tools, staging, signal }: Omit<FileOptions, 'folders'>,
   { onProgress, stallMs }: { onProgress: (fraction: number) => void; stallMs: number },
 ): Promise<void> {

@@ -1,33 +1,32 @@
 /**
- * One run: from the plan to the published point, or back to where it began. The order of the steps is what keeps
- * the promises: the journal before anything is made; the VM clean before publishing; the rename of the point is the
- * commit; the old bitmaps go only after it.
+ * One run, from its start to the published point, or back to where it began. How it starts differs: a new one prepares
+ * and takes its moment (begin.ts), one whose engine died is joined where it is (rejoin.ts). From the running jobs on
+ * there is one path. Its order is what keeps the promises: the journal before anything is made; the VM clean before
+ * publishing; the rename of the point is the commit; the old bitmaps go only after it.
  */
 import { bounded, cancelledBy } from '../base/deadline.ts';
 import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
-import { isBitmapOf, newPointId, newRunId } from '../base/ids.ts';
-import { Guard } from '../image/guard.ts';
-import { Writer } from '../image/writer.ts';
+import { isBitmapOf } from '../base/ids.ts';
+import type { Guard } from '../image/guard.ts';
+import type { Writer } from '../image/writer.ts';
 import type { Lease } from '../vault/lease.ts';
 import type { Manifest } from '../vault/manifest.ts';
 import type { Staging } from '../vault/staging.ts';
 import type { Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { removeBitmaps } from '../vm/bitmaps.ts';
-import { connectAgent, type GuestAgent } from '../vm/guest-agent.ts';
+import type { CopyJobs } from '../vm/copy-jobs.ts';
+import type { GuestAgent } from '../vm/guest-agent.ts';
 import { watchMainLoop } from '../vm/main-loop.ts';
 import type { Vm } from '../vm/vm.ts';
-import { capture } from './capture.ts';
 import { copyDisks, progressOf } from './copy.ts';
 import type { BackupPhase, BackupRequest, Engine, RunControl } from './engine.ts';
 import { type Copied, publish } from './publish.ts';
 import { placeIn, release, takeOut } from './release.ts';
-import { createFile, runDisks } from './run-disks.ts';
-import { makeRunFolders, nbdSocket, runFolders } from './run-folders.ts';
-import { type RunFacts, writeRunRecord } from './run-journal.ts';
-import { refuseFullScratch, refuseWithoutScratch } from './scratch-space.ts';
-import type { RunDisk, RunSite } from './site.ts';
-import type { Survey } from './survey.ts';
+import { type Captured, noteProgress, type Progress, type RunFacts, writeRunRecord } from './run-journal.ts';
+import { refuseFullScratch } from './scratch-space.ts';
+import type { CopiedDisk } from './site.ts';
+import { all } from './together.ts';
 
 export interface RunContext {
   readonly engine: Engine;
@@ -37,10 +36,23 @@ export interface RunContext {
   readonly vm: Vm;
   readonly request: BackupRequest;
   readonly control: RunControl;
-  readonly survey: Survey;
   /** When the caller began to wait, by performance.now(). */
   readonly beganMs: number;
 }
+
+/** What a run has at work. Whoever starts it puts things in as they come to be; its end gives them back. */
+export interface Held {
+  staging: Staging | null;
+  writer: Writer | null;
+  agent: GuestAgent | null;
+  guard: Guard | null;
+}
+
+/**
+ * Prepares a run, or joins one, up to the point where its moment is taken and journaled.
+ * @returns the jobs that are copying; null when all is copied
+ */
+export type StartRun = () => Promise<CopyJobs | null>;
 
 /** What a hung NAS may cost the clean-up of a failed run; what is left there the next run removes. */
 const NAS_CLEANUP_MS = 5_000;
@@ -48,54 +60,50 @@ const NAS_CLEANUP_MS = 5_000;
 const STOP_SERVING_MS = 2_000;
 
 export class Run {
-  readonly #context: RunContext;
-  readonly #run = newRunId();
-  readonly #point;
-  readonly #disks: readonly RunDisk[];
-  readonly #record: RunFacts;
-  readonly #patienceMs: number;
+  readonly context: RunContext;
   readonly warnings: string[] = [];
-  #staging: Staging | null = null;
-  #writer: Writer | null = null;
-  #agent: GuestAgent | null = null;
-  #guard: Guard | null = null;
+  readonly held: Held = { staging: null, writer: null, agent: null, guard: null };
+  readonly facts: RunFacts;
+  readonly #patienceMs: number;
+  #progress: Progress;
 
-  constructor(context: RunContext) {
-    const { engine, vault, folder, vm, request, survey } = context;
-    this.#context = context;
-    this.#patienceMs = vm.client.patienceMs;
-    this.#point = request.point ?? newPointId(new Date());
-    this.#disks = runDisks(vault, survey, request.files);
-    this.#record = {
-      format: 1,
-      run: this.#run,
-      vm: { name: folder.name, uuid: vm.uuid, socket: vm.socket },
-      vault: { path: vault.path, id: vault.id },
-      point: this.#point,
-      folders: runFolders(engine, this.#run),
-      bitmaps: this.#disks.map(({ bitmap }) => bitmap.name),
-      images: [],
-    };
+  constructor(context: RunContext, facts: RunFacts, progress: Progress = {}) {
+    this.context = context;
+    this.facts = facts;
+    this.#progress = progress;
+    this.#patienceMs = context.vm.client.patienceMs;
+  }
+
+  get progress(): Progress {
+    return this.#progress;
+  }
+
+  /** Puts it into the journal, as this process's. */
+  own(): Promise<void> {
+    return writeRunRecord(this.context.engine.stateDir, this.facts);
+  }
+
+  async note(news: Progress): Promise<void> {
+    this.#progress = { ...this.#progress, ...news };
+    await noteProgress(this.context.engine.stateDir, this.facts.run, news);
   }
 
   /** @returns the published point @throws what ended the run; nothing of it is left then, but what `warnings` name */
-  async make(): Promise<Manifest> {
-    const { engine, vm } = this.#context;
+  async make(start: StartRun): Promise<Manifest> {
     let published = false;
     let out = false;
-    await engine.reachStep('journal');
-    await writeRunRecord(engine.stateDir, this.#record);
     try {
-      const site = await this.#prepare();
-      const copied = await this.#copy(site);
-      await engine.reachStep('copied');
-      const { signal } = this.#context.control;
-      await this.#writer?.stopServing({ signal, timeoutMs: STOP_SERVING_MS });
-      vm.client.patienceMs = this.#patienceMs;
-      this.warnings.push(...(await takeOut(vm, this.#record, { orderly: true })));
-      await this.#refuseOvertaken();
-      out = true;
-      const point = await this.#publish(copied);
+      const jobs = await start();
+      const captured = this.#captured();
+      this.warnings.push(...captured.moment.warnings);
+      const copied = jobs === null ? this.#copied() : await this.#copy(captured, jobs);
+      if (!this.#progress.synced) {
+        await this.#leaveVm(copied);
+        await this.#refuseOvertaken(captured.disks);
+        out = true;
+        await this.#sync(captured.disks);
+      }
+      const point = await this.#publish(captured, copied);
       published = true;
       await this.#removeOldBitmaps(point);
       return point;
@@ -106,111 +114,49 @@ export class Run {
     }
   }
 
-  /** Everything that can be made ready before the VM is touched; the parts do not wait for each other. */
-  async #prepare(): Promise<RunSite> {
-    const { engine, vm, request, control, survey } = this.#context;
-    const { signal } = control;
-    const folders = this.#record.folders;
-    this.#tell('preparing');
-    const [running, process] = await Promise.all([vm.status(), vm.process()]);
-    await makeRunFolders(folders, process);
-    const disks = survey.disks.map(({ disk }) => disk);
-    const snapshot = survey.noSnapshot === null;
-    if (snapshot) await refuseWithoutScratch(folders.scratch, disks);
-    else this.warnings.push(readWithout(survey.noSnapshot));
-    const standstill = snapshot && (await vm.mustStandStill(disks));
-    await all([
-      this.#createFiles(),
-      Writer.start({ tools: engine.tools, dir: folders.writer, signal }).then((writer) => {
-        this.#writer = writer;
-      }),
-      this.#startGuard(running === 'running', snapshot && (standstill || disks.length > 1)),
-    ]);
-    await this.#serve();
-    return {
-      engine,
-      request,
-      run: this.#run,
-      vm,
-      disks: this.#disks,
-      standstill,
-      folders,
-      guard: this.#guard,
-      agent: this.#agent,
-      signal,
-    };
+  tell(phase: BackupPhase, disks: readonly CopiedDisk[]): void {
+    this.context.control.onProgress?.(progressOf(phase, disks, []));
   }
 
-  async #createFiles(): Promise<void> {
-    const { engine, folder, lease, control } = this.#context;
-    await engine.reachStep('staging');
-    const staging = await folder.createStaging(this.#point, lease, this.#run);
-    this.#staging = staging;
-    const options = { tools: engine.tools, staging, folders: this.#record.folders, signal: control.signal };
-    await all(this.#disks.map((disk) => createFile(disk, options)));
-  }
-
-  /** The writer opens the files that the VM's jobs will write. */
-  async #serve(): Promise<void> {
-    const { signal } = this.#context.control;
-    for (const { disk, file, plan } of this.#disks) {
-      const path = this.#staged().diskPath(file);
-      if (plan.how !== 'resync') await this.#writer?.addTarget({ name: disk.name, path }, { signal });
-    }
-    await this.#writer?.serve({ socketPath: nbdSocket(this.#record.folders), signal });
-  }
-
-  /** A VM that does not run now may be resumed by its operator before the moment: the guard is there in any case. */
-  async #startGuard(running: boolean, pauses: boolean): Promise<void> {
-    const { vm, request, control } = this.#context;
-    if (running && request.agent !== undefined && request.quiesce !== 'off') {
-      try {
-        this.#agent = await connectAgent(request.agent, { signal: control.signal });
-      } catch (cause) {
-        if (request.quiesce === 'required') throw new QmpvaultError('vm-agent', messageOf(cause), { cause });
-        this.warnings.push(`${messageOf(cause)}; the restore point is crash-consistent`);
-      }
-    }
-    if (!pauses && this.#agent === null) return;
-    const agent = this.#agent?.socket;
-    this.#guard = await Guard.start({ qmp: vm.client.socket, ...(agent && { agent }) });
-  }
-
-  async #copy(site: RunSite): Promise<Copied> {
-    const { control, request, survey, engine } = this.#context;
-    const snapshot = survey.noSnapshot === null;
-    const { moment, jobs } = await capture(site, snapshot);
+  async #copy({ moment, disks, snapshot }: Captured, jobs: CopyJobs): Promise<Copied> {
+    const { control, request, engine, vm } = this.context;
+    const { folders } = this.facts;
     await engine.reachStep('copying');
-    this.warnings.push(...moment.warnings);
-    if (request.bandwidth !== undefined && this.#disks.some(({ plan }) => plan.how === 'resync')) {
-      this.warnings.push(
-        'the bandwidth limit holds for copying, not for comparing disks that lost their bitmap',
-      );
-    }
-    const began = performance.now();
     const bytes = await copyDisks({
       jobs,
-      disks: this.#disks,
+      disks,
       tools: engine.tools,
       staging: this.#staged(),
       request,
       control,
       watchers: [
         (signal) =>
-          watchMainLoop(site.vm.client, signal, async () => {
-            if (snapshot) await refuseFullScratch(site.folders.scratch, engine.scratchLimitBytes);
+          watchMainLoop(vm.client, signal, async () => {
+            if (snapshot) await refuseFullScratch(folders.scratch, engine.scratchLimitBytes);
           }),
       ],
     });
-    return { moment, bytes, copyMs: performance.now() - began };
+    await engine.reachStep('copied');
+    return { bytes, copyMs: sinceMs(moment.at) };
+  }
+
+  /** The jobs tell how they ended only until they are dismissed. */
+  async #leaveVm({ bytes, copyMs }: Copied): Promise<void> {
+    const { control, vm } = this.context;
+    await all([
+      this.note({ copied: { bytes: [...bytes], copyMs } }),
+      this.held.writer?.stopServing({ signal: control.signal, timeoutMs: STOP_SERVING_MS }),
+    ]);
+    vm.client.patienceMs = this.#patienceMs;
+    this.warnings.push(...(await takeOut(vm, this.facts, { orderly: true })));
   }
 
   /** What happened to the VM under the run would make the point wrong, or its bitmaps useless. */
-  async #refuseOvertaken(): Promise<void> {
-    const { vm } = this.#context;
+  async #refuseOvertaken(disks: readonly CopiedDisk[]): Promise<void> {
+    const { vm } = this.context;
     await vm.refuseWhileMoving();
     const now = new Map((await vm.disks()).disks.map((disk) => [disk.name, disk]));
-    for (const { disk } of this.#disks) {
+    for (const { disk } of disks) {
       const found = now.get(disk.name);
       if (found?.sizeBytes === disk.sizeBytes && found.node === disk.node) continue;
       const what =
@@ -225,18 +171,26 @@ export class Run {
     }
   }
 
-  async #publish(copied: Copied): Promise<Manifest> {
-    this.#tell('publishing');
-    const { control } = this.#context;
-    await this.#writer?.finish({ signal: control.signal });
-    return publish(this.#context, { run: this.#run, staging: this.#staged(), disks: this.#disks, copied });
+  /** An fsync that failed is never repeated, and nobody finishes a run that died during one: it might have failed. */
+  async #sync(disks: readonly CopiedDisk[]): Promise<void> {
+    const { control, engine } = this.context;
+    this.tell('publishing', disks);
+    await this.held.writer?.finish({ signal: control.signal });
+    await this.#staged().sync();
+    await this.note({ synced: true });
+    await engine.reachStep('synced');
+  }
+
+  #publish({ facts, moment, disks }: Captured, copied: Copied): Promise<Manifest> {
+    const { run } = this.facts;
+    return publish(this.context, { run, staging: this.#staged(), facts, moment, disks, copied });
   }
 
   /** From now on only the new bitmaps tell changes: those of points, also of deleted ones, and of dead runs are garbage. */
   async #removeOldBitmaps(point: Manifest): Promise<void> {
-    const { vm, engine, vault } = this.#context;
+    const { vm, engine, vault } = this.context;
     await engine.reachStep('published');
-    const { bitmaps } = this.#record;
+    const { bitmaps } = this.facts;
     try {
       await removeBitmaps(vm.client, (name) => isBitmapOf(vault.id, name) && !bitmaps.includes(name));
     } catch (error) {
@@ -246,23 +200,32 @@ export class Run {
 
   /** @param published as far as is known; an error after the rename may have been the last one */
   async #end(published: boolean, out: boolean): Promise<void> {
-    const { engine, vm } = this.#context;
+    const { engine, vm } = this.context;
+    const { staging, agent, guard } = this.held;
     vm.client.patienceMs = this.#patienceMs;
-    const kept = published || (this.#staging?.isPublished ?? false);
-    await this.#attempt('ending the guard', async () => this.#guard?.end());
-    await this.#attempt('closing the guest agent', async () => this.#agent?.close());
+    const kept = published || (staging?.isPublished ?? false);
+    await this.#attempt('ending the guard', async () => guard?.end());
+    await this.#attempt('closing the guest agent', async () => agent?.close());
     const reachable = vm.client.isOpen ? placeIn(vm) : null;
-    this.warnings.push(...(await release(engine, reachable, this.#record, { published: kept, out })));
+    this.warnings.push(...(await release(engine, reachable, this.facts, { published: kept, out })));
     if (kept) return;
-    const discard = this.#staging?.discard() ?? Promise.resolve();
+    const discard = staging?.discard() ?? Promise.resolve();
     await this.#attempt('removing the staging folder', () =>
       bounded(discard, { timeoutMs: NAS_CLEANUP_MS, what: 'the NAS' }),
     );
   }
 
   #staged(): Staging {
-    if (this.#staging !== null) return this.#staging;
-    throw new QmpvaultError('internal', 'nothing was staged');
+    return this.held.staging ?? missing('nothing was staged');
+  }
+
+  #captured(): Captured {
+    return this.#progress.captured ?? missing('no moment was taken');
+  }
+
+  #copied(): Copied {
+    const { bytes, copyMs } = this.#progress.copied ?? missing('nothing was copied');
+    return { bytes: new Map(bytes), copyMs };
   }
 
   async #attempt(what: string, step: () => Promise<unknown>): Promise<void> {
@@ -275,7 +238,7 @@ export class Run {
 
   /** The same failure looks different where it hit us; the caller is told what it means. */
   #meaningOf(error: unknown): unknown {
-    const { control, vm } = this.#context;
+    const { control, vm } = this.context;
     if (control.signal?.aborted) return cancelledBy(control.signal);
     const lost =
       !vm.client.isOpen || codeOf(error) === 'qmp-closed' || codeOf(error) === 'qmp-outcome-unknown';
@@ -292,19 +255,13 @@ export class Run {
       },
     );
   }
-
-  #tell(phase: BackupPhase): void {
-    this.#context.control.onProgress?.(progressOf(phase, this.#disks, []));
-  }
 }
 
-function readWithout(why: string | null): string {
-  return `the disks are read without a snapshot (${why}): meanwhile a slow NAS slows the guest's writes down, and one that fails can fail them`;
+/** By the wall clock: it may have been another process that began. */
+export function sinceMs(began: Date): number {
+  return Math.max(0, Date.now() - began.getTime());
 }
 
-/** All of them end, then the first failure is thrown: none is left running behind the clean-up's back. */
-async function all(parts: readonly Promise<unknown>[]): Promise<void> {
-  for (const result of await Promise.allSettled(parts)) {
-    if (result.status === 'rejected') throw result.reason;
-  }
+function missing(what: string): never {
+  throw new QmpvaultError('internal', what);
 }

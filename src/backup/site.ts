@@ -1,7 +1,6 @@
 /** What one run works with, from the end of its planning to its end. */
 import type { RunId } from '../base/ids.ts';
 import type { NewBitmap } from '../vm/bitmaps.ts';
-import type { CopyJobs } from '../vm/copy-jobs.ts';
 import type { Disk } from '../vm/disks.ts';
 import type { GuestAgent } from '../vm/guest-agent.ts';
 import type { GuestGuard, Moment } from '../vm/moment.ts';
@@ -10,15 +9,23 @@ import type { BackupRequest, Engine } from './engine.ts';
 import type { DiskPlan } from './plan.ts';
 import type { RunFolders } from './run-folders.ts';
 
-export interface RunDisk {
+/** A disk from its moment on: all that copying and publishing need of it. The journal keeps it too. */
+export interface CopiedDisk {
   readonly index: number;
-  readonly disk: Disk;
-  readonly plan: DiskPlan;
+  readonly disk: Pick<Disk, 'name' | 'device' | 'node' | 'format' | 'image' | 'sizeBytes'>;
+  readonly plan: Pick<DiskPlan, 'how'>;
   /** What it stands on, as its header names it; null: on nothing. */
   readonly backingLink: string | null;
-  readonly bitmap: NewBitmap;
+  /** Null: an image that keeps none tracks nothing while its VM is stopped. */
+  readonly bitmap: Pick<NewBitmap, 'name' | 'pattern'> | null;
   /** Name of its file in the point. */
   readonly file: string;
+}
+
+export interface RunDisk extends CopiedDisk {
+  readonly disk: Disk;
+  readonly plan: DiskPlan;
+  readonly bitmap: NewBitmap;
 }
 
 export interface RunSite {
@@ -32,11 +39,8 @@ export interface RunSite {
   readonly folders: RunFolders;
   readonly guard: GuestGuard | null;
   readonly agent: GuestAgent | null;
+  readonly bandwidth: () => number | undefined;
   readonly signal: AbortSignal | undefined;
-}
-
-/** A moment taken, and the jobs that are reading it; the disks to compare can be read over NBD. */
-export interface Captured {
-  readonly moment: Moment;
-  readonly jobs: CopyJobs;
+  /** Told once, before anything that may wait for the NAS where that can be: durable when it returns. */
+  readonly taken: (moment: Moment) => Promise<void>;
 }

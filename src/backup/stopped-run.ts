@@ -10,13 +10,14 @@ import type { Manifest } from '../vault/manifest.ts';
 import type { Staging } from '../vault/staging.ts';
 import { nodeName } from '../vm/block-graph.ts';
 import { CopyJobs, copyAction } from '../vm/copy-jobs.ts';
+import type { Moment } from '../vm/moment.ts';
 import { exportNode, startNbdServer } from '../vm/snapshot.ts';
 import { unwind } from '../vm/unwind.ts';
 import { copyDisks, progressOf } from './copy.ts';
 import type { BackupPhase } from './engine.ts';
 import type { StoppedVm } from './find-vm.ts';
 import { imagePlace } from './image-place.ts';
-import { type Copied, publish } from './publish.ts';
+import { type Copied, pointFacts, publish } from './publish.ts';
 import { release } from './release.ts';
 import type { RunContext } from './run.ts';
 import { createFile, runDisks } from './run-disks.ts';
@@ -28,7 +29,7 @@ import { StoppedImages } from './stopped-images.ts';
 import { surveyStopped } from './stopped-survey.ts';
 import type { Survey } from './survey.ts';
 
-export type StoppedContext = Omit<RunContext, 'vm' | 'survey'> & { readonly stopped: StoppedVm };
+export type StoppedContext = Omit<RunContext, 'vm'> & { readonly stopped: StoppedVm };
 
 /** Nobody waits for the daemon's main loop, as a guest would for its QEMU's. */
 const SILENCE_MS = 5_000;
@@ -50,6 +51,7 @@ export class StoppedRun {
     this.#record = {
       format: 1,
       run: this.#run,
+      began: new Date(),
       vm: { name: folder.name, uuid: stopped.uuid, socket: stopped.socket },
       vault: { path: vault.path, id: vault.id },
       point: this.#point,
@@ -153,7 +155,7 @@ export class StoppedRun {
     images: StoppedImages,
     disks: readonly RunDisk[],
     targets: ReadonlyMap<number, string>,
-  ): Promise<Copied> {
+  ): Promise<{ moment: Moment; copied: Copied }> {
     const { engine, request, control } = this.#context;
     const run = this.#run;
     const socket = vmNbdSocket(this.#record.folders);
@@ -203,23 +205,28 @@ export class StoppedRun {
       nbdServer: socket,
       orderly: true,
     });
-    return { moment, bytes, copyMs };
+    return { moment, copied: { bytes, copyMs } };
   }
 
   async #publish(
     { client }: Writer,
     disks: readonly RunDisk[],
     found: Survey,
-    copied: Copied,
+    { moment, copied }: { moment: Moment; copied: Copied },
   ): Promise<Manifest> {
     this.#tell('publishing', disks);
     const { stopped, ...context } = this.#context;
     const vm = { uuid: stopped.uuid, qemuVersion: client.version.text };
+    const staging = this.#staged();
+    await staging.sync();
+    await context.engine.reachStep('synced');
     return publish(
-      { ...context, vm, survey: found },
+      { ...context, vm },
       {
         run: this.#run,
-        staging: this.#staged(),
+        staging,
+        facts: pointFacts(found, context.request),
+        moment,
         disks: disks.map((disk) => ({ ...disk, bitmap: disk.disk.keepsBitmaps ? disk.bitmap : null })),
         copied,
       },

@@ -27,3 +27,13 @@ export async function together(
   await Promise.all(watching);
   if (failures.length > 0) throw failures[0];
 }
+
+/** All of them end, then the first failure is thrown: none is left running behind the clean-up's back. */
+export async function all<T extends readonly unknown[] | []>(
+  parts: T,
+): Promise<{ -readonly [P in keyof T]: Awaited<T[P]> }> {
+  for (const result of await Promise.allSettled(parts)) {
+    if (result.status === 'rejected') throw result.reason;
+  }
+  return Promise.all(parts);
+}

@@ -25,6 +25,8 @@ export const STEPS = {
     'publish',
     'published',
   ],
+  /** The rest of a backup of a running VM whose engine died in it. */
+  'backup of a dead engine': ['rejoin', 'copying', 'copied', 'synced', 'publish', 'published'],
   /** Of a stopped VM, from its images. */
   'offline backup': [
     'journal',

@@ -1,7 +1,7 @@
 /**
  * The guard process; guard.ts starts it and says what it is for. Descriptor 0 is the pipe from the engine, 1 the
- * way back, 3 the VM's QMP connection, 4 the guest agent's. Arguments: the limit in milliseconds, and `agent` if
- * there is one.
+ * way back, 3 the VM's QMP connection, 4 the guest agent's. Arguments: the limit in milliseconds, whether there is an
+ * agent (`agent` or nothing), and the paths of the two sockets, if they are known.
  *
  * It imports nothing of ours, since its start is part of a backup, and touches the connections only to act: until
  * then the engine is their reader. When it acts the engine is dead, or hangs and may come back and read too; then
@@ -9,11 +9,11 @@
  * but the state that it tells.
  */
 import { writeSync } from 'node:fs';
-import { Socket } from 'node:net';
+import { connect, Socket } from 'node:net';
 
 type Danger = 'paused' | 'frozen';
 
-const [limitMs = '10000', agent] = process.argv.slice(2);
+const [limitMs = '10000', agent = '', qmpPath = '', agentPath = ''] = process.argv.slice(2);
 const QMP_FD = 3;
 const AGENT_FD = 4;
 /** What answers nobody for so long is not ours to mend. */
@@ -66,23 +66,41 @@ async function act(): Promise<void> {
   process.exit(ACTED);
 }
 
-/** One connection, taken over: sends lines, hands out whatever line is JSON. */
+/**
+ * One connection, taken over: sends lines, hands out whatever line is JSON. If it is cut (by what stands between us and
+ * the VM, since QEMU itself closes none as long as it lives) another one is made; nobody listens where QEMU died.
+ */
 class Peer {
-  readonly #socket: Socket;
+  readonly #path: string;
+  readonly #hello: string;
   readonly #end = performance.now() + ACT_FOR_MS;
+  #socket: Socket;
   #rest = '';
   #wait = FIRST_WAIT_MS;
   #onReply: (reply: Reply) => void = () => {};
   #isOpen = true;
 
-  constructor(fd: number) {
-    this.#socket = new Socket({ fd, readable: true, writable: true });
-    this.#socket.setEncoding('latin1');
-    this.#socket.on('data', (chunk: string) => this.#received(chunk));
-    this.#socket.on('error', () => {});
-    this.#socket.on('close', () => {
-      this.#isOpen = false;
+  constructor(fd: number, path: string, hello = '') {
+    this.#path = path;
+    this.#hello = hello;
+    this.#socket = this.#use(new Socket({ fd, readable: true, writable: true }));
+  }
+
+  #use(socket: Socket): Socket {
+    let refused = this.#path === '';
+    socket.setEncoding('latin1');
+    socket.on('data', (chunk: string) => this.#received(chunk));
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      refused ||= error.code === 'ECONNREFUSED' || error.code === 'ENOENT';
     });
+    socket.on('close', () => {
+      if (refused) this.#isOpen = false;
+      if (!this.#isOpen) return;
+      this.#rest = '';
+      this.#socket = this.#use(connect(this.#path));
+      this.#socket.write(this.#hello);
+    });
+    return socket;
   }
 
   /** Whether there is still sense in asking. */
@@ -107,6 +125,7 @@ class Peer {
 
   /** Frees the monitor for the next engine. */
   close(): void {
+    this.#isOpen = false;
     this.#socket.destroy();
   }
 
@@ -133,7 +152,7 @@ interface Reply {
 
 /** Only a VM that is `paused` goes on: in any other state it is not our `stop` that holds it. */
 async function resume(): Promise<void> {
-  const qmp = new Peer(QMP_FD);
+  const qmp = new Peer(QMP_FD, qmpPath, '{"execute":"qmp_capabilities"}\n');
   let count = 0;
   const execute = (command: string) => {
     const id = `qmpvault-guard-${process.pid}-${count++}`;
@@ -152,7 +171,7 @@ async function resume(): Promise<void> {
 
 /** An agent's replies have no ids. So each round begins with a number of ours; what comes before that is stale. */
 async function thaw(): Promise<void> {
-  const channel = new Peer(AGENT_FD);
+  const channel = new Peer(AGENT_FD, agentPath);
   let sync = process.pid * 1_000;
   let thawed: true | undefined;
   while (channel.isWorthAsking && dangers.has('frozen') && !thawed) {

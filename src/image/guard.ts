@@ -22,6 +22,7 @@ const ENTRY = fileURLToPath(
 /** guard-main.ts: it had to act. */
 const ACTED = 3;
 const START_MS = 10_000;
+const LIMIT_MS = 10_000;
 const ANSWER_MS = 2_000;
 /** It still has a guest to wake when it is let go while armed. */
 const END_ARMED_MS = 10_000;
@@ -30,6 +31,9 @@ export interface GuardOptions {
   /** A connection after its capabilities negotiation. */
   readonly qmp: Socket;
   readonly agent?: Socket | undefined;
+  /** Where they lead to, for when one is cut while the engine lives. */
+  readonly qmpPath?: string | undefined;
+  readonly agentPath?: string | undefined;
   /** From the first announcement until all is called off again. */
   readonly limitMs?: number;
 }
@@ -51,8 +55,9 @@ export class Guard {
   }
 
   /** Resolves when the guard is there; takes as long as Node takes to start. @throws guard-failed */
-  static async start({ qmp, agent, limitMs = 10_000 }: GuardOptions): Promise<Guard> {
-    const child = await startProcess(qmp, agent, limitMs);
+  static async start(options: GuardOptions): Promise<Guard> {
+    const { limitMs = LIMIT_MS } = options;
+    const child = await startProcess(options, limitMs);
     const guard = new Guard(child, limitMs);
     try {
       await guard.#hear('ready', START_MS);
@@ -136,8 +141,11 @@ export class Guard {
   }
 }
 
-async function startProcess(qmp: Socket, agent: Socket | undefined, limitMs: number): Promise<GuardProcess> {
-  const args = [ENTRY, String(limitMs), ...(agent === undefined ? [] : ['agent'])];
+async function startProcess(
+  { qmp, agent, qmpPath = '', agentPath = '' }: GuardOptions,
+  limitMs: number,
+): Promise<GuardProcess> {
+  const args = [ENTRY, String(limitMs), agent === undefined ? '' : 'agent', qmpPath, agentPath];
   const agentFd = agent === undefined ? 'ignore' : descriptorOf(agent);
   try {
     const child = spawn(process.execPath, args, {

@@ -51,6 +51,12 @@ export const params = z.strictObject({
   bitmapAlias: z.string().min(1).optional().describe('what the caller calls its bitmaps'),
   beside: besideParam.optional(),
   freezeMs: z.int().positive().optional().describe('how long the guest agent may take to freeze'),
+  resume: z
+    .boolean()
+    .optional()
+    .describe(
+      'it was begun before, by an engine that died: the point of that run is the result, if there is one',
+    ),
   noProgressMs: z.int().positive().optional(),
   withoutSnapshot: z.boolean().optional(),
 });

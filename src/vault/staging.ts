@@ -4,6 +4,7 @@
  * We hold a descriptor of our own on every file from its creation on: Linux reports a failed write-back to the
  * descriptors that were open when it happened, and QEMU only prints it. A failed fsync is final.
  */
+import { constants } from 'node:fs';
 import * as fs from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
@@ -45,6 +46,27 @@ export class Staging {
     return staging;
   }
 
+  /**
+   * One whose run's engine died, with our own descriptor on each of its files: a write-back that failed while nobody
+   * held one is reported to the next that is opened, unless somebody heard of it (errseq_sample, Linux 4.16).
+   * @throws vault-unreadable, image-invalid when it is not that run's any more
+   */
+  static async rejoin(folder: string, id: PointId, lease: Lease, run: string, files: readonly string[]) {
+    await lease.assertHeld();
+    const staging = new Staging(folder, id);
+    if ((await readRunId(staging.path)) !== run) {
+      throw new QmpvaultError('image-invalid', `${staging.path} is not what run ${run} left`);
+    }
+    try {
+      // Anybody may have put something else in its place meanwhile.
+      for (const file of files) await staging.#open(file, constants.O_RDWR | constants.O_NOFOLLOW);
+      return staging;
+    } catch (error) {
+      await staging.#closeAll().catch(() => {});
+      throw error;
+    }
+  }
+
   get isPublished(): boolean {
     return this.#state === 'published';
   }
@@ -57,10 +79,13 @@ export class Staging {
   /** Opens our own descriptor; call it right after the file was made. @throws vault-unreadable */
   async hold(file: string): Promise<void> {
     this.#assertOpen();
-    const path = this.diskPath(file);
-    if (this.#held.has(file)) return;
     // Writable, though we never write: CIFS flushes through a writable handle only.
-    const handle = await fs.open(path, 'r+').catch((error: unknown) => {
+    if (!this.#held.has(file)) await this.#open(file, constants.O_RDWR);
+  }
+
+  async #open(file: string, flags: number): Promise<void> {
+    const path = this.diskPath(file);
+    const handle = await fs.open(path, flags).catch((error: unknown) => {
       throw ioError(error, 'opening', path);
     });
     this.#held.set(file, handle);

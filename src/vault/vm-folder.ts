@@ -172,6 +172,12 @@ export class VmFolder {
     return Staging.create(this.path, id, lease, runId);
   }
 
+  /** That of a run whose engine died and that is to be finished. @throws image-invalid, lease-lost, vault-unreadable */
+  rejoinStaging(id: PointId, lease: Lease, runId: string, files: readonly string[]): Promise<Staging> {
+    this.#assertOurs(lease);
+    return Staging.rejoin(this.path, pointId(id), lease, runId, files);
+  }
+
   /** Staging folders of other runs. Under the lease no run is filling one; its writer process may still live. */
   async leftoverStaging(lease: Lease): Promise<LeftoverStaging[]> {
     this.#assertOurs(lease);

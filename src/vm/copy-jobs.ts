@@ -73,13 +73,20 @@ export function copyAction(run: RunId, disk: CopyDisk, extra: object = {}): obje
   };
 }
 
+/** A job's speed as QEMU takes it; 0: no limit. */
+export function shareOf(bandwidth: number | undefined, among: number): number {
+  return bandwidth === undefined ? 0 : Math.max(1, Math.floor(bandwidth / Math.max(1, among)));
+}
+
 export class CopyJobs {
   readonly #client: QmpClient;
   readonly #listener: EventListener;
   readonly #indexOf: ReadonlyMap<string, number>;
+  readonly #joined: boolean;
 
-  private constructor(client: QmpClient, run: RunId, indexes: readonly number[]) {
+  private constructor(client: QmpClient, run: RunId, indexes: readonly number[], joined = false) {
     this.#client = client;
+    this.#joined = joined;
     this.#indexOf = new Map(indexes.map((index) => [runJob(run, index), index]));
     this.#listener = client.listen(
       ({ name, data }) => name === 'JOB_STATUS_CHANGE' && this.#indexOf.has(String(data['id'])),
@@ -119,6 +126,18 @@ export class CopyJobs {
     }
   }
 
+  /** Those that an engine started which is dead. @throws run-failed when the VM does not have all of them */
+  static async join(client: QmpClient, run: RunId, indexes: readonly number[]): Promise<CopyJobs> {
+    const jobs = new CopyJobs(client, run, indexes, true);
+    try {
+      if ((await jobs.#read(SILENCE_MS)).length === indexes.length) return jobs;
+      throw new QmpvaultError('run-failed', 'its copy jobs are not in the VM');
+    } catch (error) {
+      jobs.close();
+      throw error;
+    }
+  }
+
   close(): void {
     this.#listener.close();
   }
@@ -134,7 +153,11 @@ export class CopyJobs {
     silenceMs = SILENCE_MS,
     onProgress,
   }: FollowOptions): Promise<CopyProgress[]> {
-    let shared: { bandwidth: number | undefined; among: number } = { bandwidth: undefined, among: 0 };
+    // Of jobs that were joined a limit of their dead engine may still hold.
+    let shared: { bandwidth: number | undefined; among: number } = {
+      bandwidth: this.#joined ? 0 : undefined,
+      among: 0,
+    };
     let moved = { bytes: -1, at: performance.now() };
     for (;;) {
       throwIfAborted(signal);
@@ -192,9 +215,7 @@ export class CopyJobs {
   }
 
   async #share(bandwidth: number | undefined, running: readonly Job[]): Promise<void> {
-    // 0: without a limit.
-    const speed =
-      bandwidth === undefined ? 0 : Math.max(1, Math.floor(bandwidth / Math.max(1, running.length)));
+    const speed = shareOf(bandwidth, running.length);
     for (const job of running) {
       try {
         await this.#client.execute('block-job-set-speed', { device: job.id, speed });

@@ -8,6 +8,8 @@ import { QmpvaultError } from '../base/errors.ts';
 
 /** How long the main loop may be silent while a run has I/O in flight: it is the guest that waits meanwhile. */
 export const SILENCE_MS = 400;
+/** How long any command may take while targets are open: the main loop, and so the guest, may be waiting for the NAS. */
+export const TARGETS_PATIENCE_MS = 700;
 /** How often it is asked. */
 export const TICK_MS = 200;
 

@@ -63,12 +63,15 @@ export class Vm implements AsyncDisposable {
   ): Promise<Vm> {
     socketPath(socket);
     const client = await connectClient(socket, timeoutMs, signal);
+    const { patienceMs } = client;
+    client.patienceMs = timeoutMs;
     try {
       const [capabilities, name, uuid] = await Promise.all([
         probeCapabilities(client),
         client.execute('query-name'),
         client.execute('query-uuid'),
       ]);
+      client.patienceMs = patienceMs;
       return new Vm(
         socket,
         client,
@@ -79,7 +82,7 @@ export class Vm implements AsyncDisposable {
       );
     } catch (error) {
       await client.close();
-      throw error;
+      throw unusable(error, socket, timeoutMs);
     }
   }
 
@@ -178,7 +181,6 @@ export async function connectClient(
   timeoutMs: number,
   signal: AbortSignal | undefined,
 ): Promise<QmpClient> {
-  const details = { socket: path };
   try {
     return await QmpClient.connect({
       path,
@@ -187,25 +189,41 @@ export async function connectClient(
       ...(signal && { signal }),
     });
   } catch (cause) {
-    if (!(cause instanceof QmpError)) throw cause;
+    throw unusable(cause, path, timeoutMs);
+  }
+}
+
+/** What it means that a socket could not be used, from the connection to the first replies. */
+function unusable(cause: unknown, path: string, timeoutMs: number): unknown {
+  const details = { socket: path };
+  switch (cause instanceof QmpError ? cause.code : cause instanceof z.ZodError) {
     // Greeted or not: it accepts connections and then says no more.
-    if (cause.code === 'qmp-no-greeting' || cause.code === 'qmp-timeout') {
-      throw new QmpvaultError(
+    case 'qmp-no-greeting':
+    case 'qmp-timeout':
+      return new QmpvaultError(
         'vm-busy',
         `${path} accepts the connection but does not answer within ${timeoutMs} ms: either another QMP client holds it (give qmpvault a -qmp socket of its own), or this QEMU hangs`,
         { details, cause },
       );
-    }
-    if (cause.code === 'qmp-connect') {
-      throw new QmpvaultError(
+    case 'qmp-connect':
+      return new QmpvaultError(
         'vm-unreachable',
         `nothing answers on ${path}: is the VM running, and is this its QMP socket?`,
-        {
-          details,
-          cause,
-        },
+        { details, cause },
       );
-    }
-    throw cause;
+    case 'qmp-closed':
+    case 'qmp-outcome-unknown':
+      return new QmpvaultError(
+        'vm-unreachable',
+        `${path} closed the connection before it said who it is: is the VM just ending?`,
+        { details, cause },
+      );
+    case true:
+      return new QmpError('qmp-protocol', `what answers on ${path} does not answer as QEMU does`, {
+        details,
+        cause,
+      });
+    default:
+      return cause;
   }
 }

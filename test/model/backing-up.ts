@@ -101,6 +101,19 @@ function note(world: World, model: ModelVault, point: Manifest, moment: Contents
   Tally.count(world.tally.points, point.how);
 }
 
+/** A run whose engine was killed may have been finished since: its point shows the moment of that run. */
+export async function meetFinished(world: World, model: ModelVault): Promise<void> {
+  const { points, dead } = model;
+  if (dead.size === 0) return;
+  for (const { id, run } of (await world.folder(model).points()).points) {
+    const moment = dead.get(run);
+    if (moment !== undefined && !points.has(id)) points.set(id, moment);
+  }
+  const byAge = [...points].toSorted(([a], [b]) => (a < b ? -1 : 1));
+  points.clear();
+  for (const [id, moment] of byAge) points.set(id, moment);
+}
+
 /** Whoever took the lease and ended in order has cleared up after the dead. */
 export function settle(model: ModelVault): void {
   model.isUnsettled = false;

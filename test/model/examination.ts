@@ -7,6 +7,7 @@ import { execa } from 'execa';
 import { ancestors } from '../../src/vault/chain.ts';
 import type { Manifest, ManifestDisk } from '../../src/vault/manifest.ts';
 import { processesIn } from '../helpers/temp-dir.ts';
+import { meetFinished } from './backing-up.ts';
 import { type ModelVault, VM, type World } from './world.ts';
 
 /** Files of chains that were found right, and were not touched since: by their inodes, times and sizes. */
@@ -23,6 +24,7 @@ export async function examine(world: World, { thorough = false } = {}): Promise<
 }
 
 async function examinePoints(world: World, vault: ModelVault, thorough: boolean): Promise<void> {
+  await meetFinished(world, vault);
   const listing = await world.folder(vault).points();
   assert.deepEqual(listing.broken, [], 'every manifest can be read');
   const listed = listing.points.map(({ id }) => id);

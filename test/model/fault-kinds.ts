@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { until } from '../../src/base/deadline.ts';
 import { codeOf } from '../../src/base/errors.ts';
-import type { PointId } from '../../src/base/ids.ts';
+import type { PointId, RunId } from '../../src/base/ids.ts';
 import { STEPS, type Step } from '../../src/base/steps.ts';
 import { KiB } from '../../src/base/units.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
@@ -15,6 +15,7 @@ import { growTmpfs, usedBytes } from '../helpers/small-tmpfs.ts';
 import { signalIfThere } from '../helpers/temp-dir.ts';
 import {
   backUpRunning,
+  meetFinished,
   RUN_STEPS,
   type Special,
   settle,
@@ -57,8 +58,12 @@ export const faultKinds = {
         !wasKilled || step === 'published',
         'there is a point only if it was published',
       );
-      if (wasKilled) model.isUnsettled = true;
-      else settle(model);
+      if (wasKilled) {
+        model.isUnsettled = true;
+        for (const run of await journaledRuns(world)) {
+          if (!world.vaults.some(({ dead }) => dead.has(run))) model.dead.set(run, moment);
+        }
+      } else settle(model);
       await until(async () => (await isRunning(world)) || undefined, {
         what: 'the guest to run',
         timeoutMs: 11_000,
@@ -379,8 +384,14 @@ async function whileFull<T>({ nas }: World, freeKiB: number, act: () => Promise<
 }
 
 async function newPointIn(world: World, model: ModelVault): Promise<PointId | null> {
+  await meetFinished(world, model);
   const { points } = await world.folder(model).points();
   return points.find(({ id }) => !model.points.has(id))?.id ?? null;
+}
+
+async function journaledRuns({ engine }: World): Promise<RunId[]> {
+  const names = await readdir(join(engine.stateDir, 'runs')).catch(() => []);
+  return names.flatMap((name) => (name.endsWith('.json') ? [name.slice(0, -'.json'.length) as RunId] : []));
 }
 
 async function isRunning({ vm }: World): Promise<boolean> {

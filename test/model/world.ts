@@ -7,7 +7,7 @@ import { mkdirSync } from 'node:fs';
 import { copyFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Engine } from '../../src/backup/engine.ts';
-import { type DiskName, type PointId, vmName } from '../../src/base/ids.ts';
+import { type DiskName, type PointId, type RunId, vmName } from '../../src/base/ids.ts';
 import { silent } from '../../src/base/log.ts';
 import { noSteps } from '../../src/base/steps.ts';
 import { GiB } from '../../src/base/units.ts';
@@ -54,6 +54,8 @@ export interface ModelVault {
   readonly points: Map<PointId, Contents>;
   /** A command died in it, and what it left may be there until the next one has run. */
   isUnsettled: boolean;
+  /** What the disks held at the moments of runs whose engines were killed: the next backup may finish their points. */
+  readonly dead: Map<RunId, Contents>;
   /** Points that the dead command was deleting: each may be there or not. */
   readonly doubtful: Set<PointId>;
 }
@@ -128,7 +130,13 @@ export class World {
     for (const spec of layout.disks) await world.meet(spec);
     for (const name of ['a', 'b']) {
       const vault = await initVault(join(nas, name), world.#vaultOptions);
-      world.vaults.push({ vault, points: new Map(), isUnsettled: false, doubtful: new Set() });
+      world.vaults.push({
+        vault,
+        points: new Map(),
+        isUnsettled: false,
+        dead: new Map(),
+        doubtful: new Set(),
+      });
     }
     return world;
   }
