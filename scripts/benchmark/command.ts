@@ -1,4 +1,4 @@
-/** `qmpvault backup` as its users run it: a process of its own, timed from outside and by its own manifest. */
+/** `qmpvault backup` as its users run it: compiled, a process of its own, timed from outside and by its own manifest. */
 import { mkdirSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -7,7 +7,7 @@ import { execa } from 'execa';
 import { KiB } from '../../src/base/units.ts';
 import { type FixtureVm, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
 
-const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url));
 const PEAK_MEMORY = fileURLToPath(new URL('./peak-memory.ts', import.meta.url));
 
 export interface Backup {
@@ -60,7 +60,8 @@ export class Command {
     );
     try {
       const command = this.#start(name, vm, ['--full', '--stall-ms', '2000']);
-      await jobs.next({ timeoutMs: 30_000 });
+      // Also an end without a job is one: of a command that fails at once nobody waits for the job.
+      await Promise.race([jobs.next({ timeoutMs: 30_000 }), command]);
       for (const pid of await this.#writers()) process.kill(pid, 'SIGSTOP');
       return (await command).exitCode;
     } finally {

@@ -4,7 +4,7 @@ import { newPointId, newRunId } from '../base/ids.ts';
 import { Guard } from '../image/guard.ts';
 import { Writer } from '../image/writer.ts';
 import { connectAgent } from '../vm/guest-agent.ts';
-import { capture } from './capture.ts';
+import { capture, makeReady } from './capture.ts';
 import { bandwidthOf } from './copy.ts';
 import { pointFacts } from './publish.ts';
 import { Run, type RunContext, type StartRun } from './run.ts';
@@ -60,7 +60,7 @@ async function begin(run: Run, disks: readonly RunDisk[], survey: Survey) {
   );
 }
 
-/** Everything that can be made ready before the VM is touched; the parts do not wait for each other. */
+/** Everything that can be made ready before the guest is touched; the parts do not wait for each other. */
 async function prepare(
   run: Run,
   disks: readonly RunDisk[],
@@ -78,6 +78,7 @@ async function prepare(
   const [staging, writer] = await all([
     stage(run, disks),
     startWriter(run),
+    makeReady({ engine, vm, run: run.facts.run, disks, folders }, snapshot),
     startGuard(run, running === 'running', snapshot && (standstill || disks.length > 1)),
   ]);
   // The writer opens the files that the VM's jobs will write.

@@ -44,21 +44,14 @@ async function captureThroughSnapshot(site: RunSite): Promise<CopyJobs> {
   const { reachStep } = engine;
   if (disks.some(({ plan }) => plan.how === 'resync'))
     await startNbdServer(client, vmNbdSocket(site.folders));
-  await reachStep('scratch');
-  const scratches: NodeName[] = [];
-  for (const { index, disk } of disks) {
-    const path = join(site.folders.scratch, `${index}.qcow2`);
-    scratches.push(await addScratch(client, { run, index, path, sizeBytes: disk.sizeBytes }));
-  }
   const addFilters = async () => {
-    for (const [i, { index, disk }] of disks.entries())
-      await addFilter(client, { run, index, root: disk.root, scratch: scratches[i] as NodeName });
+    for (const { index, disk } of disks)
+      await addFilter(client, { run, index, root: disk.root, scratch: runNode(run, 'scratch', index) });
   };
   const addAccesses = async () => {
     for (const { index } of disks) await addAccess(client, { run, index });
   };
   if (!standstill) await addFilters();
-  await drawRunPatterns(site);
   await reachStep('bitmaps');
   await client.execute('transaction', { actions: bitmapActions(site) });
   const data = await findData(site);
@@ -103,7 +96,6 @@ async function captureThroughSnapshot(site: RunSite): Promise<CopyJobs> {
 async function captureFromSource(site: RunSite): Promise<CopyJobs> {
   const { vm, run, disks, engine } = site;
   const targets = await addTargets(site);
-  await drawRunPatterns(site);
   const copies = disks.map(({ index, disk, plan }) =>
     copyAction(
       run,
@@ -165,7 +157,19 @@ async function addTargets({ vm, run, disks, folders }: RunSite): Promise<Map<num
   return targets;
 }
 
-async function drawRunPatterns({ vm, run, disks }: RunSite): Promise<void> {
+/**
+ * What can be made in the VM before anything is on the NAS: no disk of the guest has to do with it yet.
+ * @param snapshot with scratch images
+ */
+export async function makeReady(
+  { engine, vm, run, disks, folders }: Pick<RunSite, 'engine' | 'vm' | 'run' | 'disks' | 'folders'>,
+  snapshot: boolean,
+): Promise<void> {
+  await engine.reachStep('scratch');
+  for (const { index, disk } of snapshot ? disks : []) {
+    const path = join(folders.scratch, `${index}.qcow2`);
+    await addScratch(vm.client, { run, index, path, sizeBytes: disk.sizeBytes });
+  }
   await drawPatterns(
     vm.client,
     disks.map(({ index, disk, bitmap }) => ({

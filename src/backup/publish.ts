@@ -18,6 +18,7 @@ import type { BackupRequest, RunControl } from './engine.ts';
 import type { RunContext } from './run.ts';
 import type { CopiedDisk } from './site.ts';
 import type { Survey } from './survey.ts';
+import { all } from './together.ts';
 
 /** Also of a stopped VM. */
 export type PublishContext = Pick<
@@ -37,7 +38,7 @@ export interface Copied {
   readonly copyMs: number;
 }
 
-interface Unpublished {
+export interface Unpublished {
   readonly run: RunId;
   readonly staging: Staging;
   readonly facts: PointFacts;
@@ -61,18 +62,32 @@ export function pointFacts(
   };
 }
 
-/** Of synced files. @throws image-invalid, sync-failed, lease-lost, vault-full, … ; published only if it returns */
-export async function publish(context: PublishContext, made: Unpublished): Promise<Manifest> {
-  const { engine, vault, folder, lease, control } = context;
-  const { staging, disks } = made;
+/** What the closed files are, checked: beside the fsync, since both may take their time. @throws image-invalid, vault-away, … */
+export async function describeFiles(
+  { engine, vault, control: { signal } }: Pick<PublishContext, 'engine' | 'vault' | 'control'>,
+  made: Unpublished,
+): Promise<ManifestDisk[]> {
   // Of a NAS that went away qemu-img would say that its images are damaged.
   await vault.assertPresent();
-  const described = await Promise.all(
-    disks.map(async (disk) => {
-      await refuseUnfinished(engine.tools, staging.diskPath(disk.file), control.signal);
-      return describe(made, disk, control.signal);
+  return Promise.all(
+    made.disks.map(async (disk) => {
+      const [described] = await all([
+        describe(made, disk, signal),
+        refuseUnfinished(engine.tools, made.staging.diskPath(disk.file), signal),
+      ]);
+      return described;
     }),
   );
+}
+
+/** Of synced files. @throws sync-failed, lease-lost, vault-full, … ; published only if it returns */
+export async function publish(
+  context: PublishContext,
+  made: Unpublished,
+  described: ManifestDisk[],
+): Promise<Manifest> {
+  const { engine, folder, lease } = context;
+  const { staging } = made;
   const manifest = manifestOf(context, made, described);
   for (const [file, text] of Object.entries(made.facts.beside)) await staging.write(file, text);
   await rememberVm(folder, lease, manifest);

@@ -21,7 +21,7 @@ import { watchMainLoop } from '../vm/main-loop.ts';
 import type { Vm } from '../vm/vm.ts';
 import { copyDisks, progressOf } from './copy.ts';
 import type { BackupPhase, BackupRequest, Engine, RunControl } from './engine.ts';
-import { type Copied, publish } from './publish.ts';
+import { type Copied, describeFiles, publish } from './publish.ts';
 import { placeIn, release, takeOut } from './release.ts';
 import { type Captured, noteProgress, type Progress, type RunFacts, writeRunRecord } from './run-journal.ts';
 import { refuseFullScratch } from './scratch-space.ts';
@@ -101,7 +101,8 @@ export class Run {
         await this.#leaveVm(copied);
         await this.#refuseOvertaken(captured.disks);
         out = true;
-        await this.#sync(captured.disks);
+        this.tell('publishing', captured.disks);
+        await this.held.writer?.finish({ signal: this.context.control.signal });
       }
       const point = await this.#publish(captured, copied);
       published = true;
@@ -172,18 +173,18 @@ export class Run {
   }
 
   /** An fsync that failed is never repeated, and nobody finishes a run that died during one: it might have failed. */
-  async #sync(disks: readonly CopiedDisk[]): Promise<void> {
-    const { control, engine } = this.context;
-    this.tell('publishing', disks);
-    await this.held.writer?.finish({ signal: control.signal });
+  async #sync(): Promise<void> {
+    if (this.#progress.synced) return;
     await this.#staged().sync();
     await this.note({ synced: true });
-    await engine.reachStep('synced');
+    await this.context.engine.reachStep('synced');
   }
 
-  #publish({ facts, moment, disks }: Captured, copied: Copied): Promise<Manifest> {
+  async #publish({ facts, moment, disks }: Captured, copied: Copied): Promise<Manifest> {
     const { run } = this.facts;
-    return publish(this.context, { run, staging: this.#staged(), facts, moment, disks, copied });
+    const made = { run, staging: this.#staged(), facts, moment, disks, copied };
+    const [, described] = await all([this.#sync(), describeFiles(this.context, made)]);
+    return publish(this.context, made, described);
   }
 
   /** From now on only the new bitmaps tell changes: those of points, also of deleted ones, and of dead runs are garbage. */

@@ -17,7 +17,7 @@ import { copyDisks, progressOf } from './copy.ts';
 import type { BackupPhase } from './engine.ts';
 import type { StoppedVm } from './find-vm.ts';
 import { imagePlace } from './image-place.ts';
-import { type Copied, pointFacts, publish } from './publish.ts';
+import { type Copied, describeFiles, pointFacts, publish } from './publish.ts';
 import { release } from './release.ts';
 import type { RunContext } from './run.ts';
 import { createFile, runDisks } from './run-disks.ts';
@@ -28,6 +28,7 @@ import type { RunDisk } from './site.ts';
 import { StoppedImages } from './stopped-images.ts';
 import { surveyStopped } from './stopped-survey.ts';
 import type { Survey } from './survey.ts';
+import { all } from './together.ts';
 
 export type StoppedContext = Omit<RunContext, 'vm'> & { readonly stopped: StoppedVm };
 
@@ -218,19 +219,17 @@ export class StoppedRun {
     const { stopped, ...context } = this.#context;
     const vm = { uuid: stopped.uuid, qemuVersion: client.version.text };
     const staging = this.#staged();
-    await staging.sync();
+    const made = {
+      run: this.#run,
+      staging,
+      facts: pointFacts(found, context.request),
+      moment,
+      disks: disks.map((disk) => ({ ...disk, bitmap: disk.disk.keepsBitmaps ? disk.bitmap : null })),
+      copied,
+    };
+    const [, described] = await all([staging.sync(), describeFiles(context, made)]);
     await context.engine.reachStep('synced');
-    return publish(
-      { ...context, vm },
-      {
-        run: this.#run,
-        staging,
-        facts: pointFacts(found, context.request),
-        moment,
-        disks: disks.map((disk) => ({ ...disk, bitmap: disk.disk.keepsBitmaps ? disk.bitmap : null })),
-        copied,
-      },
-    );
+    return publish({ ...context, vm }, made, described);
   }
 
   /** What is left of them because a VM has started now, its next run removes. */

@@ -14,7 +14,7 @@ import { randomInt } from 'node:crypto';
 import type { QmpClient } from '../../qmp/index.ts';
 import { QmpvaultError } from '../base/errors.ts';
 import type { BitmapName } from '../base/ids.ts';
-import { type NodeName, readBlockGraph } from './block-graph.ts';
+import { type NodeName, type Nodes, readNodes } from './block-graph.ts';
 
 /** One granularity for all: the cluster size of the increments (capture.md, Traps). */
 export const GRANULARITY_BYTES = 64 * 1024;
@@ -72,13 +72,18 @@ export interface Pattern {
 export type DrawPattern = (client: QmpClient, pattern: Pattern) => Promise<void>;
 
 async function drawByMonitor(client: QmpClient, { node, sizeBytes, clusters }: Pattern): Promise<void> {
-  await client.execute('blockdev-add', { driver: 'null-co', 'node-name': node, size: sizeBytes });
-  await client.execute('block-dirty-bitmap-add', { node, name: 'pattern', granularity: GRANULARITY_BYTES });
-  // A cluster's first sector is enough to set its bit.
-  for (const offset of clusters) {
-    const line = `qemu-io ${node} "write -q -z ${offset} 512"`;
-    await client.execute('human-monitor-command', { 'command-line': line });
-  }
+  const granularity = GRANULARITY_BYTES;
+  // QEMU does them in this order, whether or not each waits for the reply to the one before.
+  await Promise.all([
+    client.execute('blockdev-add', { driver: 'null-co', 'node-name': node, size: sizeBytes }),
+    client.execute('block-dirty-bitmap-add', { node, name: 'pattern', granularity }),
+    // A cluster's first sector is enough to set its bit.
+    ...clusters.map((offset) =>
+      client.execute('human-monitor-command', {
+        'command-line': `qemu-io ${node} "write -q -z ${offset} 512"`,
+      }),
+    ),
+  ]);
 }
 
 /** Makes a node for each pattern. @throws vm-unfit where the bits are not set, as by a monitor without qemu-io */
@@ -88,9 +93,12 @@ export async function drawPatterns(
   draw: DrawPattern = drawByMonitor,
 ): Promise<void> {
   for (const pattern of patterns) await draw(client, pattern);
-  const graph = await readBlockGraph(client);
+  refuseUndrawn(await readNodes(client), patterns);
+}
+
+function refuseUndrawn(nodes: Nodes, patterns: readonly Pattern[]): void {
   for (const { node, sizeBytes, clusters } of patterns) {
-    const drawn = graph.nodes.get(node)?.bitmaps.find((bitmap) => bitmap.name === 'pattern')?.countBytes ?? 0;
+    const drawn = countOf(nodes, node, 'pattern') ?? 0;
     if (drawn >= Math.min(sizeBytes, clusters.length * GRANULARITY_BYTES)) continue;
     throw new QmpvaultError(
       'vm-unfit',
@@ -104,6 +112,10 @@ export interface IdentityQuestion {
   readonly pattern: Pattern;
 }
 
+function countOf(nodes: Nodes, node: NodeName, name: string): number | undefined {
+  return nodes.get(node)?.bitmaps.find((bitmap) => bitmap.name === name)?.countBytes;
+}
+
 /**
  * For each bitmap whether it holds the pattern that it was made with. Changes nothing on the bitmaps' own nodes;
  * the patterns' nodes exist only during the check.
@@ -111,40 +123,32 @@ export interface IdentityQuestion {
 export async function checkIdentities(
   client: QmpClient,
   questions: readonly IdentityQuestion[],
-  draw?: DrawPattern,
+  draw: DrawPattern = drawByMonitor,
 ): Promise<boolean[]> {
-  const counts = async () => {
-    const { nodes } = await readBlockGraph(client);
-    return questions.map(
-      ({ pattern }) => nodes.get(pattern.node)?.bitmaps.find((b) => b.name === 'check')?.countBytes,
-    );
-  };
+  const patterns = questions.map(({ pattern }) => pattern);
   try {
-    await drawPatterns(
-      client,
-      questions.map(({ pattern }) => pattern),
-      draw,
-    );
     for (const { bitmap, pattern } of questions) {
       const { node } = pattern;
+      await draw(client, pattern);
       const granularity = GRANULARITY_BYTES;
       await client.execute('block-dirty-bitmap-add', { node, name: 'check', granularity, disabled: true });
       await client.execute('block-dirty-bitmap-merge', { node, target: 'check', bitmaps: [bitmap] });
     }
-    const before = await counts();
-    for (const { node } of questions.map(({ pattern }) => pattern)) {
-      await client.execute('block-dirty-bitmap-merge', {
-        node,
-        target: 'check',
-        bitmaps: [{ node, name: 'pattern' }],
-      });
+    const before = await readNodes(client);
+    refuseUndrawn(before, patterns);
+    for (const { node } of patterns) {
+      const bitmaps = [{ node, name: 'pattern' }];
+      await client.execute('block-dirty-bitmap-merge', { node, target: 'check', bitmaps });
     }
-    const after = await counts();
-    return questions.map((_, i) => before[i] !== undefined && before[i] === after[i]);
+    const after = await readNodes(client);
+    return patterns.map(({ node }) => {
+      const count = countOf(before, node, 'check');
+      return count !== undefined && count === countOf(after, node, 'check');
+    });
   } finally {
-    const { nodes } = await readBlockGraph(client);
-    for (const { pattern } of questions) {
-      if (nodes.has(pattern.node)) await client.execute('blockdev-del', { 'node-name': pattern.node });
+    const left = await readNodes(client);
+    for (const { node } of patterns) {
+      if (left.has(node)) await client.execute('blockdev-del', { 'node-name': node });
     }
   }
 }
@@ -155,7 +159,7 @@ export async function checkIdentities(
  * removed until a commit makes it the disk again.
  */
 export async function removeBitmaps(client: QmpClient, isWanted: (name: string) => boolean): Promise<void> {
-  for (const [node, { bitmaps, readOnly }] of (await readBlockGraph(client)).nodes) {
+  for (const [node, { bitmaps, readOnly }] of await readNodes(client)) {
     if (readOnly) continue;
     for (const { name } of bitmaps) {
       if (isWanted(name)) await client.execute('block-dirty-bitmap-remove', { node, name });

@@ -115,14 +115,10 @@ const FILTERS: Readonly<Record<string, readonly string[]>> = {
 
 export class BlockGraph {
   readonly devices: readonly BlockDevice[];
-  readonly nodes: ReadonlyMap<NodeName, BlockNode>;
+  readonly nodes: Nodes;
   readonly #edges: readonly Edge[];
 
-  constructor(
-    devices: readonly BlockDevice[],
-    nodes: ReadonlyMap<NodeName, BlockNode>,
-    edges: readonly Edge[],
-  ) {
+  constructor(devices: readonly BlockDevice[], nodes: Nodes, edges: readonly Edge[]) {
     this.devices = devices;
     this.nodes = nodes;
     this.#edges = edges;
@@ -176,23 +172,13 @@ export class BlockGraph {
   }
 }
 
-export async function readBlockGraph(client: QmpClient): Promise<BlockGraph> {
-  const [block, named, graph] = await Promise.all([
-    client.execute('query-block'),
-    client.execute('query-named-block-nodes', { flat: true }),
-    client.execute('x-debug-query-block-graph'),
-  ]);
-  const devices = BlockReply.parse(block).map(
-    (entry): BlockDevice => ({
-      ...deviceOf(entry.qdev),
-      driveName: entry.device === '' ? null : entry.device,
-      removable: entry.removable,
-      readOnly: entry.inserted?.ro ?? false,
-      root: entry.inserted === undefined ? null : nodeName(entry.inserted['node-name']),
-    }),
-  );
-  const nodes = new Map(
-    NodesReply.parse(named).map((entry): [NodeName, BlockNode] => [
+export type Nodes = ReadonlyMap<NodeName, BlockNode>;
+
+/** The nodes alone, for whoever asks only for their bitmaps. */
+export async function readNodes(client: QmpClient): Promise<Nodes> {
+  const named = NodesReply.parse(await client.execute('query-named-block-nodes', { flat: true }));
+  return new Map(
+    named.map((entry): [NodeName, BlockNode] => [
       nodeName(entry['node-name']),
       {
         name: nodeName(entry['node-name']),
@@ -206,6 +192,23 @@ export async function readBlockGraph(client: QmpClient): Promise<BlockGraph> {
         bitmaps: (entry['dirty-bitmaps'] ?? []).flatMap(bitmapOf),
       },
     ]),
+  );
+}
+
+export async function readBlockGraph(client: QmpClient): Promise<BlockGraph> {
+  const [block, nodes, graph] = await Promise.all([
+    client.execute('query-block'),
+    readNodes(client),
+    client.execute('x-debug-query-block-graph'),
+  ]);
+  const devices = BlockReply.parse(block).map(
+    (entry): BlockDevice => ({
+      ...deviceOf(entry.qdev),
+      driveName: entry.device === '' ? null : entry.device,
+      removable: entry.removable,
+      readOnly: entry.inserted?.ro ?? false,
+      root: entry.inserted === undefined ? null : nodeName(entry.inserted['node-name']),
+    }),
   );
   const { nodes: vertices, edges } = GraphReply.parse(graph);
   const names = new Map(

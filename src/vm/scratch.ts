@@ -4,14 +4,13 @@
  */
 import { followJob, type QmpClient } from '../../qmp/index.ts';
 import type { RunId } from '../base/ids.ts';
-import type { NodeName } from './block-graph.ts';
 import { createJob, runNode } from './run-names.ts';
 
-/** Creates and opens one scratch image. @returns its node */
+/** Creates and opens one scratch image, as the run's node of that role. */
 export async function addScratch(
   client: QmpClient,
   { run, index, path, sizeBytes }: { run: RunId; index: number; path: string; sizeBytes: number },
-): Promise<NodeName> {
+): Promise<void> {
   const file = runNode(run, 'scratchFile', index);
   const node = runNode(run, 'scratch', index);
   const create = async (options: object) => {
@@ -25,20 +24,22 @@ export async function addScratch(
     }
   };
   await create({ driver: 'file', filename: path, size: 0 });
+  // Old data is worth nothing after a crash: no flush of the scratch image ever needs to wait for the disk. Both nodes
+  // say so, since a flush passes by the upper one; and each new table of the image is flushed, in a guest's write.
+  const cache = { direct: false, 'no-flush': true };
   await client.execute('blockdev-add', {
     driver: 'file',
     'node-name': file,
     filename: path,
     discard: 'unmap',
+    cache,
   });
-  // Old data is worth nothing after a crash: no flush of the scratch image ever needs to wait for the disk.
   await create({ driver: 'qcow2', file, size: sizeBytes });
   await client.execute('blockdev-add', {
     driver: 'qcow2',
     'node-name': node,
     file,
     discard: 'unmap',
-    cache: { direct: false, 'no-flush': true },
+    cache,
   });
-  return node;
 }

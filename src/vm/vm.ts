@@ -32,6 +32,7 @@ export class Vm implements AsyncDisposable {
   readonly uuid: string;
   readonly #naming: DiskNaming;
   #process: Promise<VmProcess> | undefined;
+  readonly #iothreads = new Map<string, Promise<boolean>>();
 
   private constructor(
     socket: string,
@@ -140,7 +141,7 @@ export class Vm implements AsyncDisposable {
       return 'this QEMU has no copy-before-write (7.1)';
     if (this.client.version.major >= 8) return null;
     for (const { throttled, device, name } of disks) {
-      if (!throttled || !(await hasIothread(this.client, device))) continue;
+      if (!throttled || !(await this.#hasIothread(device))) continue;
       return `this QEMU aborts when a filter is added to a throttled disk in an iothread, as ${name} is`;
     }
     return null;
@@ -153,7 +154,7 @@ export class Vm implements AsyncDisposable {
    */
   async mustStandStill(disks: readonly Disk[]): Promise<boolean> {
     if (this.client.version.major >= 9) return false;
-    for (const { device } of disks) if (await hasIothread(this.client, device)) return true;
+    for (const { device } of disks) if (await this.#hasIothread(device)) return true;
     return false;
   }
 
@@ -163,8 +164,15 @@ export class Vm implements AsyncDisposable {
    * versions, asserts that it does not (m: Debian's 7.2.22 aborts with the guest; 10.0 and 11.1 do not).
    */
   async whyNoExport({ device, name }: Disk): Promise<string | null> {
-    if (this.client.version.major >= 9 || !(await hasIothread(this.client, device))) return null;
+    if (this.client.version.major >= 9 || !(await this.#hasIothread(device))) return null;
     return `this QEMU may abort when a reader of a disk in an iothread leaves its NBD server, and ${name} is in one`;
+  }
+
+  /** Asked once: no device changes its thread while it is there. */
+  #hasIothread(device: string): Promise<boolean> {
+    const known = this.#iothreads.get(device) ?? hasIothread(this.client, device);
+    this.#iothreads.set(device, known);
+    return known;
   }
 
   close(): Promise<void> {
