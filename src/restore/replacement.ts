@@ -44,6 +44,9 @@ const journalSchema = z.object({
       part: z.string(),
       /** The second name of the old one; null where there was none. */
       old: z.string().nullable(),
+      /** When they were about to change places: what tells whether somebody wrote to the old one since, or the new one. */
+      oldMark: z.string().nullable(),
+      newMark: z.string().nullable(),
     }),
   ),
 });
@@ -87,6 +90,8 @@ export class Replacement {
         image,
         part,
         old: replaces === null ? null : oldName(image, point, keepOld),
+        oldMark: null,
+        newMark: null,
       })),
     };
     const replacement = new Replacement(engine, journalPath(engine, vault, vm), journal);
@@ -99,7 +104,11 @@ export class Replacement {
   /** @returns where the old images are kept @throws vm-busy, target-unfit: all is as before then */
   async switchAll(): Promise<string[]> {
     await this.#engine.reachStep('place-switch');
-    this.#journal = { ...this.#journal, stage: 'switching' };
+    const images: Journal['images'] = [];
+    for (const one of this.#journal.images) {
+      images.push({ ...one, oldMark: await markOf(one.image), newMark: await markOf(one.part) });
+    }
+    this.#journal = { ...this.#journal, stage: 'switching', images };
     await this.#write();
     try {
       await this.#place();
@@ -115,7 +124,11 @@ export class Replacement {
     if (this.#journal.stage === 'making') await this.#forget();
   }
 
-  /** What a dead engine left. @returns a warning @throws vm-busy; vault-locked while one that lives is at work */
+  /**
+   * What a dead engine left. Where the VM ran since then, its disks are left as they are: nobody waits for this restore
+   * any more.
+   * @returns warnings @throws vm-busy; vault-locked while one that lives is at work
+   */
   static async finish(engine: ReplacementEngine, vault: Vault, vm: VmName): Promise<string[]> {
     const path = journalPath(engine, vault, vm);
     const journal = await readJournal(path);
@@ -125,15 +138,57 @@ export class Replacement {
       throw new QmpvaultError('vault-locked', `another restore of ${vm} in place is at work`, { details });
     }
     const replacement = new Replacement(engine, path, journal);
+    const interrupted = `a restore of ${vm} in place, to ${journal.point}, was interrupted`;
     if (journal.stage === 'making') {
-      for (const { part } of journal.images) await fs.rm(part, { force: true });
-      await replacement.#forget();
-      return [`a restore of ${vm} in place was interrupted before it changed anything, and was cleared away`];
+      await replacement.#giveUp();
+      return [`${interrupted} before it changed anything, and was cleared away`];
     }
-    await replacement.#place();
+    const isPlaced = (await replacement.#placed()).length === journal.images.length;
+    if (!isPlaced) {
+      if (!(await replacement.#isUntouched())) return [`${interrupted}; ${await replacement.#leave()}`];
+      await replacement.#place();
+    }
     const kept = await replacement.#close();
     const where = kept.length > 0 ? `; what was there before is kept as ${kept.join(', ')}` : '';
-    return [`a restore of ${vm} in place, to ${journal.point}, was interrupted, and is finished now${where}`];
+    return [`${interrupted}, and is finished now${where}`];
+  }
+
+  /** Those that have their new image. */
+  async #placed(): Promise<Journal['images']> {
+    const placed: Journal['images'] = [];
+    for (const one of this.#journal.images) if (!(await exists(one.part))) placed.push(one);
+    return placed;
+  }
+
+  /** Nobody wrote to the images since they were about to change places. */
+  async #isUntouched(): Promise<boolean> {
+    for (const { image, oldMark, newMark } of this.#journal.images) {
+      const mark = await markOf(image);
+      if (mark !== oldMark && mark !== newMark) return false;
+    }
+    return true;
+  }
+
+  /** @returns what became of it, in words */
+  async #leave(): Promise<string> {
+    const placed = await this.#placed();
+    if (placed.length === 0) {
+      await this.#giveUp();
+      return 'the VM ran since on its old images, so it was given up: repeat it if it is still wanted';
+    }
+    for (const { part } of this.#journal.images) await fs.rm(part, { force: true });
+    await this.#forget();
+    const olds = placed.map(({ image, old }) => `${image} (before: ${old ?? 'none'})`).join(', ');
+    return `the VM ran since, and of its disks only these are of the point: ${olds}. Repeat the restore, or put those back`;
+  }
+
+  /** Nothing has its place yet. */
+  async #giveUp(): Promise<void> {
+    for (const { part, old } of this.#journal.images) {
+      await fs.rm(part, { force: true });
+      if (old !== null) await fs.rm(old, { force: true });
+    }
+    await this.#forget();
   }
 
   /** Can be repeated. */
@@ -205,6 +260,12 @@ function oldName(image: string, point: PointId, keep: boolean): string {
     ? `${basename(image)}.before-${point}-${nonce}`
     : `.qmpvault-${basename(image)}-${nonce}.old`;
   return join(dirname(image), name);
+}
+
+/** Changes with every write; not with another name or owner. Null for a file that is not there. */
+async function markOf(path: string): Promise<string | null> {
+  const found = await fs.stat(path, { bigint: true }).catch(() => null);
+  return found === null ? null : `${found.ino} ${found.size} ${found.mtimeNs}`;
 }
 
 async function linkOnce(image: string, old: string): Promise<void> {

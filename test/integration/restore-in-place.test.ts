@@ -8,6 +8,7 @@ import { noSteps, type ReachStep, STEPS, type Step } from '../../src/base/steps.
 import { MiB } from '../../src/base/units.ts';
 import { type OperationContext, perform } from '../../src/operations/index.ts';
 import { restoreInPlace } from '../../src/restore/in-place.ts';
+import { Replacement } from '../../src/restore/replacement.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
 import { VaultMemory } from '../../src/vault/memory.ts';
 import { openVault } from '../../src/vault/vault.ts';
@@ -187,6 +188,42 @@ t.test(
     }
   },
 );
+
+t.test('a VM that ran after a restore in place was killed keeps what it wrote', async (t) => {
+  const [qemu = '7.2'] = qemuVersions(['7.2', '11.1']);
+  const all = await given(t, qemu);
+  const { site, vm, points } = all;
+  const kill = async (step: Step) => {
+    const argv = [
+      'restore',
+      'vm1',
+      points[0]!.id,
+      '--in-place',
+      '--vault',
+      site.vault.path,
+      '--qemu-bin',
+      vm.bin,
+    ];
+    const { signal } = await cli(site, argv, { QMPVAULT_STOP_AT: step });
+    t.equal(signal, 'SIGKILL');
+  };
+  const warning = () => Replacement.finish(site.engine, site.vault, vm1);
+  await kill('place-link');
+  await writeOffline(vm.disk('vdb').image);
+  t.match(await warning(), [/given up/]);
+  t.same([await momentsOf(all), strangers(all), journals(site)], [[null, null], [], []]);
+
+  await kill('place-rename');
+  renameFirst(site);
+  for (const { image } of vm.disks) await writeOffline(image);
+  t.match(await warning(), [/only these are of the point: .*vda\.qcow2 \(before: /]);
+  t.match([await momentsOf(all), strangers(all), journals(site)], [[null, null], [/vda.*\.old$/], []]);
+
+  await kill('place-close');
+  for (const { image } of vm.disks) await writeOffline(image);
+  t.match(await warning(), [/finished now/]);
+  t.match([strangers(all), journals(site)], [[/vda.*\.old$/], []]);
+});
 
 t.test('killed between two disks, or failing there, a VM never finds two moments', async (t) => {
   const [qemu = '7.2'] = qemuVersions(['7.2', '11.1']);
