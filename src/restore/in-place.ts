@@ -82,7 +82,8 @@ export async function restoreInPlace(
         kept = (await replacement?.switchAll()) ?? [];
       },
     });
-    const over = await endHolds(vm, holds, result);
+    // What is kept still stands where it stood.
+    const over = request.keepOld ? [] : await endHolds(vm, holds, result);
     return { ...result, kept, warnings: [...left, ...warnings, ...result.warnings, ...over] };
   } catch (error) {
     await replacement?.abandon();
