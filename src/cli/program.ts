@@ -6,6 +6,7 @@ import { VERSION } from '../base/version.ts';
 import { addBackup } from './commands/backup.ts';
 import { addBitmaps } from './commands/bitmaps.ts';
 import { addChain } from './commands/chain.ts';
+import { addCompletion } from './commands/completion.ts';
 import { addConfig } from './commands/config.ts';
 import { addDelete } from './commands/delete.ts';
 import { addFill } from './commands/fill.ts';
@@ -16,6 +17,7 @@ import { addList } from './commands/list.ts';
 import { addProtect } from './commands/protect.ts';
 import { addPrune } from './commands/prune.ts';
 import { addRestore } from './commands/restore.ts';
+import { addRpc } from './commands/rpc.ts';
 import { addServe } from './commands/serve.ts';
 import { addServeNbd } from './commands/serve-nbd.ts';
 import { addShow } from './commands/show.ts';
@@ -47,6 +49,8 @@ const COMMANDS = [
   addServe,
   addStatus,
   addWatch,
+  addRpc,
+  addCompletion,
 ];
 
 /** Runs one command. Never throws. @param argv without the names of node and script @returns the exit code */
@@ -64,7 +68,8 @@ export async function main(argv: readonly string[], surroundings: Surroundings):
   }
 }
 
-function makeProgram(shell: Shell): Command {
+/** All commands, as they are documented and completed too. */
+export function makeProgram(shell: Shell): Command {
   const { output } = shell;
   const program = new Command('qmpvault')
     .description('Backups of QEMU virtual machines over QMP: one thin qcow2 file per disk and restore point.')
