@@ -86,13 +86,12 @@ export class RpcClient {
     params: MethodParams<M>,
     bound: Bound = {},
   ): Promise<MethodResult<M>> {
-    const { waits }: Method = METHODS[method];
-    const timeoutMs = bound.timeoutMs ?? (waits ? undefined : ANSWER_MS);
-    return this.callByName(method, params, { ...bound, timeoutMs }) as Promise<MethodResult<M>>;
+    return this.callByName(method, params, bound) as Promise<MethodResult<M>>;
   }
 
   /** Calls a method that this client may not know. @throws as `call` */
-  async callByName(method: string, params: unknown, { signal, timeoutMs }: Bound = {}): Promise<unknown> {
+  async callByName(method: string, params: unknown, bound: Bound = {}): Promise<unknown> {
+    const { signal, timeoutMs = answerMs(method) } = bound;
     throwIfAborted(signal);
     if (this.#ended !== null) {
       throw new QmpvaultError('daemon-unreachable', `${messageOf(this.#ended)}: ${method} was not sent`, {
@@ -192,6 +191,11 @@ export class RpcClient {
     for (const { method, reject } of this.#pending.values()) reject(errorFor(method));
     this.#pending.clear();
   }
+}
+
+function answerMs(method: string): number | undefined {
+  const { waits }: Partial<Method> = Object.hasOwn(METHODS, method) ? METHODS[method as MethodName] : {};
+  return waits ? undefined : ANSWER_MS;
 }
 
 function isNotification(message: unknown): message is Notification {

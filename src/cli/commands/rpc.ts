@@ -13,7 +13,7 @@ export function addRpc(program: Command, shell: Shell): void {
       interruption.doing(`the call of ${method}`);
       await using daemon = await shell.daemon(command);
       const result = await daemon.callByName(method, params ?? {}, { signal: interruption.signal });
-      await output.result({ json: Object(result), text: `${JSON.stringify(result, null, 2)}\n` });
+      await output.result({ json: result as object, text: `${JSON.stringify(result, null, 2)}\n` });
     });
 }
 
