@@ -64,7 +64,7 @@ export const CODES = {
   'scratch-full': [EXIT.run, -32037, 'scratch space ran out, or would'],
   'sync-failed': [EXIT.run, -32038, 'fsync failed: what was written may be lost'],
   'restore-failed': [EXIT.run, -32039, 'a restore could not be completed'],
-  'worker-lost': [EXIT.run, -32042, 'the process that did the work died again and again'],
+  'worker-lost': [EXIT.run, -32043, 'the process that did the work died again and again'],
   'state-unwritable': [EXIT.run, -32041, 'the state folder of this host cannot be written'],
   'guard-failed': [EXIT.run, -32040, 'the process that guards a pause did not start, died, or had to act'],
   'boot-failed': [EXIT.run, -32042, 'the VM that a point was to be tried out in did not start'],

@@ -92,6 +92,7 @@ const RUNS = [
   ended('verify', 'succeeded', {
     checked: 1,
     damaged: [{ vm: 'web1', point: 'p', disk: null, what: 'x', affects: [] }],
+    booted: [],
     warnings: [],
   }),
   ended('prune', 'succeeded', {
