@@ -32,12 +32,14 @@ export class Output {
     warnings = [],
   }: {
     json: object;
-    text: string;
+    /** What it costs to make is spared where nobody reads it. */
+    text: string | (() => string);
     warnings?: readonly string[];
   }): Promise<void> {
     this.#hasResult = true;
     if (!this.isJson) for (const warning of warnings) this.note(`warning: ${warning}`);
-    await write(this.#stdout, this.isJson ? `${JSON.stringify(json, null, 2)}\n` : text);
+    const words = () => (typeof text === 'string' ? text : text());
+    await write(this.#stdout, this.isJson ? `${JSON.stringify(json, null, 2)}\n` : words());
   }
 
   /** The end of a command that did not, perhaps after it began to. @returns its exit code */

@@ -36,7 +36,9 @@ async function listAll(vault: Vault): Promise<Listed> {
   return {
     points: listed
       .flatMap(({ points }) => points)
-      .toSorted((a, b) => Date.parse(a.createdAt) - Date.parse(b.createdAt)),
+      .map((point) => ({ point, at: Date.parse(point.createdAt) }))
+      .toSorted((a, b) => a.at - b.at)
+      .map(({ point }) => point),
     warnings: listed.flatMap(({ warnings }) => warnings),
   };
 }

@@ -12,13 +12,18 @@ export type ChainPoint = Pick<Manifest, 'id' | 'parent' | 'createdAt' | 'sealed'
 /** Oldest first. A child never comes before its parent, whatever the clocks of the hosts that made them said. */
 export function inOrder<P extends ChainPoint>(points: readonly P[]): P[] {
   const byId = index(points);
-  const keys = new Map(
-    points.map((point) => {
-      const line = lineOf(byId, point).points;
-      const latest = line.map((p) => Date.parse(p.createdAt)).reduce((a, b) => Math.max(a, b));
-      return [point.id, { latest, depth: line.length }];
-    }),
-  );
+  const keys = new Map<string, { latest: number; depth: number }>();
+  for (const point of points) {
+    if (keys.has(point.id)) continue;
+    // From the last one above it that has its key down to itself: each point once, however long the chain.
+    const line = lineOf(byId, point, (id) => keys.has(id)).points;
+    let above = keys.get(line.at(-1)?.parent ?? '');
+    for (const { id, createdAt } of line.toReversed()) {
+      const latest = Math.max(Date.parse(createdAt), above?.latest ?? Number.NEGATIVE_INFINITY);
+      above = { latest, depth: 1 + (above?.depth ?? 0) };
+      keys.set(id, above);
+    }
+  }
   return points.toSorted((a, b) => {
     const [ka, kb] = [keys.get(a.id), keys.get(b.id)];
     return (
@@ -118,10 +123,11 @@ function index<P extends ChainPoint>(points: readonly P[]): Map<string, P> {
 function lineOf<P extends ChainPoint>(
   byId: Map<string, P>,
   from: P,
+  isEnough = (_parent: string) => false,
 ): { points: P[]; broken: PointId | null } {
   const line = [from];
   const seen = new Set<string>([from.id]);
-  for (let { parent } = from; parent !== null; ) {
+  for (let { parent } = from; parent !== null && !isEnough(parent); ) {
     const point = byId.get(parent);
     if (point === undefined || seen.has(parent)) return { points: line, broken: parent };
     seen.add(parent);

@@ -124,8 +124,7 @@ const diskSchema = z.looseObject({
   source: diskSource,
 });
 
-const manifestSchema: z.ZodType<Manifest> = z
-  .looseObject({
+const manifestSchema: z.ZodType<Manifest> = z.looseObject({
     format: z.literal(FORMAT),
     id: named(pointId),
     vm: z.looseObject({ name: named(vmName), uuid: z.string() }),
@@ -149,9 +148,6 @@ const manifestSchema: z.ZodType<Manifest> = z
     }),
     versions: z.looseObject({ engine: z.string(), qemu: z.string(), format: z.literal(FORMAT) }),
     run: z.custom<RunId>((value) => typeof value === 'string'),
-  })
-  .superRefine((manifest, context) => {
-    for (const problem of contradictionsOf(manifest)) context.addIssue(problem);
   });
 
 export function isVaultId(value: unknown): value is VaultId {
@@ -163,7 +159,10 @@ export function isVaultId(value: unknown): value is VaultId {
  * @throws manifest-invalid; vault-format when a newer qmpvault wrote it
  */
 export function parseManifest(text: string, where: string): Manifest {
-  return parseVaultJson(manifestSchema, text, where);
+  const manifest = parseVaultJson(manifestSchema, text, where);
+  const problem = contradictionIn(manifest);
+  if (problem !== null) throw invalid(where, problem);
+  return manifest;
 }
 
 /** @throws manifest-invalid: what is about to be written could not be read back */
@@ -195,18 +194,20 @@ export function parseVaultJson<T>(schema: z.ZodType<T>, text: string, where: str
   throw invalid(where, `${issue?.path.join('.') || 'it'}: ${issue?.message}`, result.error);
 }
 
-function* contradictionsOf({ id, kind, parent, disks }: Pick<Manifest, 'id' | 'kind' | 'parent' | 'disks'>) {
+/** What no schema sees: members that are right by themselves. */
+function contradictionIn({ id, kind, parent, disks }: Manifest): string | null {
   const isIncremental = disks.some((disk) => disk.kind === 'incremental');
-  if (isIncremental !== (kind === 'incremental')) yield `the point is ${kind}, its disks are not`;
+  if (isIncremental !== (kind === 'incremental')) return `the point is ${kind}, its disks are not`;
   if ((parent !== null) !== isIncremental) {
-    yield isIncremental ? 'an incremental without a parent' : 'a full with a parent';
+    return isIncremental ? 'an incremental without a parent' : 'a full with a parent';
   }
-  if (parent === id) yield 'the point is its own parent';
-  if (new Set(disks.map((disk) => disk.name)).size < disks.length) yield 'two disks of one name';
-  if (new Set(disks.map((disk) => disk.file)).size < disks.length) yield 'two disks in one file';
+  if (parent === id) return 'the point is its own parent';
+  if (new Set(disks.map((disk) => disk.name)).size < disks.length) return 'two disks of one name';
+  if (new Set(disks.map((disk) => disk.file)).size < disks.length) return 'two disks in one file';
+  return null;
 }
 
-function invalid(where: string, problem: string, cause: unknown): QmpvaultError {
+function invalid(where: string, problem: string, cause?: unknown): QmpvaultError {
   return new QmpvaultError('manifest-invalid', `${where} cannot be read: ${problem}`, {
     details: { path: where, problem },
     cause,

@@ -13,17 +13,23 @@ const FIRST_BYTES = 8 * 1024;
 /** A manifest of some hundred disks. */
 const MAX_BYTES = 1024 * 1024;
 
+/** Not one for each of 30,000 files. */
+const spare: Buffer[] = [];
+
 /** undefined when there is no such file. @throws vault-unreadable; manifest-invalid when it is too large to be one of ours */
 export async function readText(path: string): Promise<string | undefined> {
   try {
     const descriptor = await open(path, 'r');
     try {
-      let buffer = Buffer.allocUnsafe(FIRST_BYTES);
+      let buffer = spare.pop() ?? Buffer.allocUnsafe(FIRST_BYTES);
       for (let length = 0; length <= MAX_BYTES; ) {
         if (length === buffer.length) buffer = Buffer.concat([buffer], 2 * buffer.length);
         const { bytesRead } = await read(descriptor, buffer, length, buffer.length - length, null);
-        if (bytesRead === 0) return buffer.toString('utf8', 0, length);
         length += bytesRead;
+        if (bytesRead > 0 && !(length < buffer.length && endsLikeJson(buffer, length))) continue;
+        const text = buffer.toString('utf8', 0, length);
+        if (buffer.length === FIRST_BYTES) spare.push(buffer);
+        return text;
       }
     } finally {
       await close(descriptor);
@@ -39,4 +45,9 @@ export async function readText(path: string): Promise<string | undefined> {
       details: { path },
     },
   );
+}
+
+/** Where a read was not filled and this is so, the file has ended: to ask once more would be a fourth of all calls. */
+function endsLikeJson(buffer: Buffer, length: number): boolean {
+  return buffer[length - 1] === 0x7d || (buffer[length - 1] === 0x0a && buffer[length - 2] === 0x7d);
 }

@@ -14,7 +14,7 @@ export function addList(program: Command, shell: Shell): void {
       const found = await shell.perform(command, 'list', { vm }, { doing: 'the list of restore points' });
       await shell.output.result({
         json: found,
-        text: pointTable(found.points, vm === undefined),
+        text: () => pointTable(found.points, vm === undefined),
         warnings: found.warnings,
       });
     });
