@@ -40,7 +40,18 @@ export function treeRows(points: readonly PointJson[]): TreeRow[] {
   return rows;
 }
 
-export function treeText(rows: readonly TreeRow[]): string {
+/** Of these points those that stand on the same full, or would if it were not missing. */
+export function familyOf(points: readonly PointJson[], id: string): PointJson[] {
+  const roots: number[] = [];
+  const rows = treeRows(points);
+  for (const [i, { parent }] of rows.entries()) roots.push(parent === null ? i : (roots[parent] ?? i));
+  const root = roots[rows.findIndex(({ point }) => point.id === id)];
+  const family = new Set(rows.filter((_, i) => roots[i] === root).map(({ point }) => point.id));
+  return points.filter((point) => family.has(point.id));
+}
+
+/** @param marked the id of a point that is pointed at */
+export function treeText(rows: readonly TreeRow[], marked?: string): string {
   return rows
     .map(({ point, lane, passing, parent, storedBytes }, i) => {
       const isBranch = parent !== null && (rows[parent]?.lane ?? 0) < lane;
@@ -48,7 +59,8 @@ export function treeText(rows: readonly TreeRow[]): string {
         isBranch && at === lane - 1 ? '├─' : passing.includes(at) ? '│ ' : '  ',
       ).join('');
       const gap = parent === null && i > 0 ? '\n' : '';
-      return `${gap}${lead}${point.id}  ${labelOf(point, storedBytes)}\n`;
+      const mark = point.id === marked ? '  <-' : '';
+      return `${gap}${lead}${point.id}  ${labelOf(point, storedBytes)}${mark}\n`;
     })
     .join('');
 }

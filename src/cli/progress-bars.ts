@@ -55,6 +55,11 @@ export class ProgressBars {
     }
   }
 
+  /** Of upkeep, which does one thing after the other. */
+  showWork({ phase, disks }: { phase: string; disks: readonly DiskProgress[] }): void {
+    this.show(disks, phase === 'digesting' ? 'reading back ' : `${phase} `);
+  }
+
   /** A line above the bars. */
   log(line: string): void {
     this.#bars.log(line);

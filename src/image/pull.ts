@@ -10,18 +10,20 @@
  */
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { setInterval } from 'node:timers/promises';
 import { execa } from 'execa';
 import { followJob, isOfJob, QmpClient } from '../../qmp/index.ts';
 import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts';
 import { messageOf, QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 import { readQcow2Header } from './qcow2-header.ts';
-import { type CallOptions, createImage, systemError } from './qemu-img.ts';
+import { createImage, type ProgressOptions, systemError } from './qemu-img.ts';
 import type { QemuTools } from './tools.ts';
 
 const START_MS = 10_000;
 const COMMAND_MS = 120_000;
 const DEATH_MS = 1_000;
+const TELL_MS = 500;
 const JOB = 'pull';
 /** The beginning of its folder's name. */
 export const PULL_FOLDER = 'qv-pull-';
@@ -36,7 +38,11 @@ export interface Pull {
 }
 
 /** Dies with us, like qemu-img. @throws image-tool-failed, image-invalid, cancelled, path-too-long */
-export async function pullLayer(tools: QemuTools, pull: Pull, { signal }: CallOptions = {}): Promise<void> {
+export async function pullLayer(
+  tools: QemuTools,
+  pull: Pull,
+  { signal, onProgress }: ProgressOptions = {},
+): Promise<void> {
   throwIfAborted(signal);
   const [top, layer] = await Promise.all([readQcow2Header(pull.path), readQcow2Header(pull.layer)]);
   if (top.backingLink === null || layer.clusterBytes < top.clusterBytes) {
@@ -61,7 +67,7 @@ export async function pullLayer(tools: QemuTools, pull: Pull, { signal }: CallOp
     ];
     const { backingLink } = top;
     await withDaemon(tools, { nodes, socket: join(dir, 'qmp.sock'), signal }, (client) =>
-      stream(client, backingLink, signal),
+      stream(client, backingLink, { signal, onProgress }),
     );
   } catch (error) {
     if (signal?.aborted) throw cancelledBy(signal);
@@ -76,7 +82,11 @@ function qcow2(node: string, path: string): object {
   return { 'node-name': node, driver: 'qcow2', file: { driver: 'file', filename: resolve(path) } };
 }
 
-async function stream(client: QmpClient, link: string, signal: AbortSignal | undefined): Promise<void> {
+async function stream(
+  client: QmpClient,
+  link: string,
+  { signal, onProgress }: ProgressOptions,
+): Promise<void> {
   const run = (command: string, args: Record<string, unknown>) =>
     client.execute(command, args, { signal, timeoutMs: COMMAND_MS });
   const listener = client.listen(isOfJob(JOB));
@@ -87,9 +97,42 @@ async function stream(client: QmpClient, link: string, signal: AbortSignal | und
     'backing-file': link,
     'auto-dismiss': false,
   });
-  await followJob(client, listener, JOB, { signal });
+  const ended = new AbortController();
+  const told = onProgress && tell(client, onProgress, ended.signal);
+  try {
+    await followJob(client, listener, JOB, { signal });
+  } finally {
+    ended.abort();
+    await told;
+  }
   // Closing writes the tables; the end of the process does not (m: 5.2).
   await run('blockdev-del', { 'node-name': 'top' });
+}
+
+/** Asks the job how far it is, until it has ended. */
+async function tell(
+  client: QmpClient,
+  onProgress: (fraction: number) => void,
+  ended: AbortSignal,
+): Promise<void> {
+  try {
+    for await (const _ of setInterval(TELL_MS, null, { signal: ended })) {
+      const jobs = (await client.execute('query-jobs', {}, { signal: ended })) as JobJson[];
+      const job = jobs.find(({ id }) => id === JOB);
+      if (job !== undefined && job['total-progress'] > 0) {
+        onProgress(job['current-progress'] / job['total-progress']);
+      }
+    }
+  } catch {
+    // Nobody needs it, and what is wrong with the job is heard of by who follows it.
+  }
+}
+
+/** JobInfo in qapi/job.json. */
+interface JobJson {
+  readonly id: string;
+  readonly 'current-progress': number;
+  readonly 'total-progress': number;
 }
 
 async function withDaemon(

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { descendantsParam, selectorParam, vmParam } from '../rpc/params.ts';
 import { deletePoint } from '../upkeep/delete.ts';
-import { type OperationContext, openVaultToChange, vaultParam } from './operation.ts';
+import { type OperationContext, openVaultToChange, vaultParam, workProgress } from './operation.ts';
 import { pointJson } from './point-json.ts';
 
 export const params = z.strictObject({
@@ -19,6 +19,9 @@ export const params = z.strictObject({
 export async function run({ vault, ...request }: z.output<typeof params>, context: OperationContext) {
   const { engine, signal } = context;
   const opened = await openVaultToChange(vault, context);
-  const { changed, ...result } = await deletePoint(engine, opened, request, { signal });
+  const { changed, ...result } = await deletePoint(engine, opened, request, {
+    signal,
+    onWork: workProgress(context),
+  });
   return { ...result, changed: changed.map(pointJson) };
 }

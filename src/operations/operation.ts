@@ -6,6 +6,7 @@ import { z } from 'zod';
 import type { Engine } from '../backup/engine.ts';
 import type { DiskName } from '../base/ids.ts';
 import { diskPathsParam, selectorParam } from '../rpc/params.ts';
+import type { Work } from '../upkeep/work.ts';
 import type { Vault } from '../vault/vault.ts';
 
 /** How far an operation has come. */
@@ -19,6 +20,15 @@ export interface Progress {
 }
 
 /** What an operation works with, on this host. */
+/** How upkeep tells how far it is, in the form of all operations. */
+export function workProgress({ onProgress }: OperationContext): ((work: Work) => void) | undefined {
+  return (
+    onProgress &&
+    (({ phase, name, doneBytes, totalBytes }) =>
+      onProgress({ phase, disks: [{ name, doneBytes: Math.round(doneBytes), totalBytes }] }))
+  );
+}
+
 export interface OperationContext {
   readonly engine: Engine;
   readonly signal?: AbortSignal | undefined;

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { QmpvaultError } from '../base/errors.ts';
 import { keepParam, vmParam } from '../rpc/params.ts';
 import { prune } from '../upkeep/prune.ts';
-import { type OperationContext, openVaultToChange, vaultParam } from './operation.ts';
+import { type OperationContext, openVaultToChange, vaultParam, workProgress } from './operation.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
@@ -26,6 +26,9 @@ export async function run({ vault, ...request }: z.output<typeof params>, contex
     throw new QmpvaultError('usage', 'what is to be kept? Give at least one rule of keep, or maxChain');
   }
   const { engine, signal } = context;
-  const result = await prune(engine, await openVaultToChange(vault, context), request, { signal });
+  const result = await prune(engine, await openVaultToChange(vault, context), request, {
+    signal,
+    onWork: workProgress(context),
+  });
   return { ...result, dryRun: request.dryRun };
 }

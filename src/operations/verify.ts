@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { bootParam, levelParam, selectorParam, vmParam } from '../rpc/params.ts';
 import { verify } from '../upkeep/verify.ts';
-import { type OperationContext, openVaultToChange, vaultParam } from './operation.ts';
+import { type OperationContext, openVaultToChange, vaultParam, workProgress } from './operation.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
@@ -22,5 +22,8 @@ export async function run({ vault, boot, ...request }: z.output<typeof params>, 
   const { engine, signal } = context;
   const line = boot?.line === undefined ? undefined : new RegExp(boot.line);
   const wish = { ...request, boot: boot && { ...boot, line } };
-  return verify(engine, await openVaultToChange(vault, context), wish, { signal });
+  return verify(engine, await openVaultToChange(vault, context), wish, {
+    signal,
+    onWork: workProgress(context),
+  });
 }

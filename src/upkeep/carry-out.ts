@@ -5,24 +5,24 @@ import { codeOf, messageOf } from '../base/errors.ts';
 import type { PointId } from '../base/ids.ts';
 import type { Step } from '../base/steps.ts';
 import { endLeftoverTools } from '../image/leftover-tools.ts';
-import type { Change, Move } from '../vault/change.ts';
-import { ioError } from '../vault/io-error.ts';
+import type { Change, DiskFile, Move } from '../vault/change.ts';
+import { ioError, unlessMissing } from '../vault/io-error.ts';
 import type { Lease } from '../vault/lease.ts';
 import type { Manifest, ManifestDisk } from '../vault/manifest.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { asChanged } from './delete-plan.ts';
-import type { UpkeepEngine } from './engine.ts';
+import type { UpkeepControl, UpkeepEngine } from './engine.ts';
 import { commit, discard, gather, type MoveContext, switchOver } from './moves.ts';
 import { type Reserve, takeReserve } from './reserve.ts';
+import { WorkMeter } from './work.ts';
 
 /** How long readers may keep a change waiting, unless the caller says. */
 const READERS_MS = 0;
 
-export interface ChangeSite {
+export interface ChangeSite extends UpkeepControl {
   readonly engine: UpkeepEngine;
   readonly folder: VmFolder;
   readonly lease: Lease;
-  readonly signal?: AbortSignal | undefined;
   /** How long to wait for those who read. */
   readonly readersMs?: number | undefined;
 }
@@ -106,12 +106,37 @@ async function moveAll(
   progress: Progress,
 ): Promise<void> {
   const { step } = progress;
-  if (change.stage === 'gathering') await gatherAll(site, change, moves, progress);
+  const metered = await meter(site, change, moves);
+  if (change.stage === 'gathering') await gatherAll(site, change, moves, progress, metered);
   // Who reads the old files leaves them before one is written into them.
   const last = moves.filter(({ how }) => how === 'commit');
   for (const move of moves) if (move.how !== 'commit') await step('switch', () => switchOver(site, move));
-  for (const move of last) await step('commit', () => commit(site, move));
+  for (const move of last) await step('commit', () => metered(move, (context) => commit(context, move)));
   for (const move of last) await step('switch', () => switchOver(site, move));
+}
+
+/** Does one of the moves that copy, and tells how far it is. */
+type Metered = (move: Move, act: (context: MoveContext) => Promise<void>) => Promise<void>;
+
+async function meter(site: ChangeSite, { removes, what }: Change, moves: readonly Move[]): Promise<Metered> {
+  const { folder, onWork } = site;
+  const bytes = new Map<Move, number>();
+  for (const move of moves) {
+    const own = move.how === 'pull' ? 0 : await sizeIfThere(folder, move);
+    bytes.set(move, own + (move.how === 'commit' ? 0 : await sizeIfThere(folder, move.from)));
+  }
+  const totalBytes = [...bytes.values()].reduce((sum, one) => sum + one, 0);
+  const all = new WorkMeter(onWork, { phase: 'merging', name: removes.at(-1) ?? what, totalBytes });
+  return async (move, act) => {
+    const moveBytes = bytes.get(move) ?? 0;
+    await act({ ...site, onProgress: onWork && ((fraction) => all.at(fraction, moveBytes)) });
+    all.finish(moveBytes);
+  };
+}
+
+async function sizeIfThere(folder: VmFolder, { point, file }: DiskFile): Promise<number> {
+  const path = join(folder.path, point, file);
+  return (await unlessMissing(fs.stat(path), 'looking for', path))?.size ?? 0;
 }
 
 async function gatherAll(
@@ -119,10 +144,12 @@ async function gatherAll(
   change: Change,
   moves: readonly Move[],
   { step, reserve }: Progress,
+  metered: Metered,
 ): Promise<void> {
   try {
     for (const move of moves) {
-      if (move.how !== 'commit') await step(move.how, () => gather(site, move));
+      if (move.how !== 'commit')
+        await step(move.how, () => metered(move, (context) => gather(context, move)));
     }
   } catch (error) {
     // The first error says more. An undoing that fails leaves the change to the next command.

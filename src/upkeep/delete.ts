@@ -56,14 +56,14 @@ export async function deletePoint(
   engine: UpkeepEngine,
   vault: Vault,
   request: DeleteRequest,
-  { signal }: UpkeepControl = {},
+  { signal, onWork }: UpkeepControl = {},
 ): Promise<DeleteResult> {
   const { waitMs = 0, breakLease = false } = request;
   const folder = vault.vm(request.vm);
   await refuseUnknown(vault, folder);
   const what = `delete of ${request.point}`;
   await using lease = await folder.acquireLease({ what, waitMs, breakLease, leaveChange: true, signal });
-  const site: ChangeSite = { engine, folder, lease, signal, readersMs: waitMs };
+  const site: ChangeSite = { engine, folder, lease, signal, onWork, readersMs: waitMs };
   const stuck = await finishOpenChange(site);
   const listing = await folder.points();
   const points = stuck ? listing.points.map((point) => asChanged(point, stuck.change)) : listing.points;
@@ -169,13 +169,13 @@ async function refuseUnknown(vault: Vault, folder: VmFolder): Promise<void> {
 
 /** What was done is done: cancelled in here, the digests stay pending. */
 export async function digestAll(
-  { engine, folder, lease, signal }: ChangeSite,
+  { engine, folder, lease, signal, onWork }: ChangeSite,
   changed: readonly Manifest[],
 ): Promise<Manifest[]> {
   const digested: Manifest[] = [];
   for (const point of changed) {
     try {
-      digested.push(await digestPending(folder, lease, point, { signal }));
+      digested.push(await digestPending(folder, lease, point, { signal, onWork }));
     } catch (error) {
       if (codeOf(error) !== 'cancelled') throw error;
       engine.log.warn({ vm: folder.name, point: point.id }, 'cancelled: its digests are pending');

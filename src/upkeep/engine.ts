@@ -1,6 +1,7 @@
 import type { Log } from '../base/log.ts';
 import type { ReachStep } from '../base/steps.ts';
 import type { QemuTools } from '../image/tools.ts';
+import type { Work } from './work.ts';
 
 /** What upkeep needs on this host. */
 export interface UpkeepEngine {
@@ -13,4 +14,5 @@ export interface UpkeepEngine {
 
 export interface UpkeepControl {
   readonly signal?: AbortSignal | undefined;
+  readonly onWork?: ((work: Work) => void) | undefined;
 }

@@ -45,6 +45,7 @@ export class Inspection {
   readonly #listing: PointListing;
   readonly #level: Level;
   readonly #signal: AbortSignal | undefined;
+  readonly #onBytes: (bytes: number) => void;
   readonly #files = new Map<string, Promise<FileReport>>();
 
   private constructor(real: string, options: InspectionOptions) {
@@ -54,6 +55,7 @@ export class Inspection {
     this.#listing = options.listing;
     this.#level = options.level;
     this.#signal = options.signal;
+    this.#onBytes = options.onBytes ?? (() => {});
   }
 
   /** @throws link-refused, vault-unreadable */
@@ -103,7 +105,12 @@ export class Inspection {
     const path = join(this.#folder.path, point.id, file);
     try {
       const image = { path, format: 'qcow2', sizeBytes: virtualSizeBytes };
-      await readImage(this.#tools, image, { signal: this.#signal });
+      let read = 0;
+      const onProgress = (fraction: number) => {
+        this.#onBytes(fraction * virtualSizeBytes - read);
+        read = fraction * virtualSizeBytes;
+      };
+      await readImage(this.#tools, image, { signal: this.#signal, onProgress });
       return [];
     } catch (error) {
       return [{ point: point.id, disk: name, what: damageOf(error) }];
@@ -134,8 +141,11 @@ export class Inspection {
     }
     try {
       await checkImage(this.#tools, { path }, { signal: this.#signal });
-      if (this.#level === 'quick') return { damage: null, sha256: null };
-      const sha256 = await sha256File(path, { signal: this.#signal });
+      if (this.#level === 'quick') {
+        this.#onBytes(size);
+        return { damage: null, sha256: null };
+      }
+      const sha256 = await sha256File(path, { signal: this.#signal, onBytes: this.#onBytes });
       const isOther = disk.sha256 !== null && disk.sha256 !== sha256;
       return { damage: isOther ? `${path} is not what was stored: its digest is another one` : null, sha256 };
     } catch (error) {
@@ -150,6 +160,8 @@ export interface InspectionOptions {
   readonly listing: PointListing;
   readonly level: Level;
   readonly signal?: AbortSignal | undefined;
+  /** Bytes that were read or checked, of files and of what a guest would read. */
+  readonly onBytes?: ((bytes: number) => void) | undefined;
 }
 
 /** @throws the error itself when it says nothing about the file */

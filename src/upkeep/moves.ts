@@ -24,6 +24,8 @@ export interface MoveContext {
   readonly engine: Pick<UpkeepEngine, 'tools' | 'runtimeDir'>;
   readonly folder: VmFolder;
   readonly signal?: AbortSignal | undefined;
+  /** From 0 to 1, of what gathers or commits. */
+  readonly onProgress?: ((fraction: number) => void) | undefined;
 }
 
 /** The step that may be undone: nothing that anybody reads by changes. */
@@ -33,10 +35,13 @@ export async function gather(context: MoveContext, move: Move): Promise<void> {
 }
 
 /** Makes the file that goes hold what the child holds; what it held itself is lost with that. */
-export async function commit({ engine: { tools }, folder, signal }: MoveContext, move: Move): Promise<void> {
+export async function commit(
+  { engine: { tools }, folder, signal, onProgress }: MoveContext,
+  move: Move,
+): Promise<void> {
   const [path, from] = [pathOf(folder, move), pathOf(folder, move.from)];
   if (move.how !== 'commit' || !(await exists(from))) return;
-  await synced(from, () => commitImage(tools, { path }, { signal }));
+  await synced(from, () => commitImage(tools, { path }, { signal, onProgress }));
   const lost = await bytesOnlyIn(
     tools,
     { layer: path, over: from, zeroes: move.backing !== null },
@@ -73,21 +78,26 @@ export async function discard({ folder }: Pick<MoveContext, 'folder'>, move: Mov
   await fs.rm(rewritten(pathOf(folder, move)), { force: true });
 }
 
-async function pull({ engine, folder, signal }: MoveContext, move: Move): Promise<void> {
+async function pull({ engine, folder, signal, onProgress }: MoveContext, move: Move): Promise<void> {
   const [path, layer] = [pathOf(folder, move), pathOf(folder, move.from)];
   const { tools, runtimeDir } = engine;
-  await synced(path, () => pullLayer(tools, { path, layer, runtimeDir }, { signal }));
+  await synced(path, () => pullLayer(tools, { path, layer, runtimeDir }, { signal, onProgress }));
   const lost = await bytesOnlyIn(tools, { layer, over: path, zeroes: true }, { signal });
   if (lost > 0) throw incomplete(path, layer, lost);
 }
 
-async function rewrite({ engine: { tools }, folder, signal }: MoveContext, move: Move): Promise<void> {
+async function rewrite(
+  { engine: { tools }, folder, signal, onProgress }: MoveContext,
+  move: Move,
+): Promise<void> {
   const path = pathOf(folder, move);
   const target = rewritten(path);
   const { virtualSizeBytes, clusterBytes } = await readQcow2Header(path);
   const image = { path: target, format: 'qcow2', sizeBytes: virtualSizeBytes, clusterBytes };
   await createImage(tools, { ...image, backing: { link: move.file, format: 'qcow2' } }, { signal });
-  await synced(target, () => rebaseImage(tools, { path: target, backing: linkOf(move.backing) }, { signal }));
+  await synced(target, () =>
+    rebaseImage(tools, { path: target, backing: linkOf(move.backing) }, { signal, onProgress }),
+  );
   const isSame = await compare(tools, { a: path, aFormat: 'qcow2', b: target, bFormat: 'qcow2' }, { signal });
   if (!isSame) throw new QmpvaultError('image-invalid', `${target} does not hold what ${path} holds: repeat`);
 }

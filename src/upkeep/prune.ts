@@ -41,7 +41,7 @@ export async function prune(
   engine: UpkeepEngine,
   vault: Vault,
   request: PruneRequest,
-  { signal }: UpkeepControl = {},
+  { signal, onWork }: UpkeepControl = {},
 ): Promise<PruneResult> {
   const { waitMs = 0, breakLease = false } = request;
   const folder = vault.vm(request.vm);
@@ -55,7 +55,7 @@ export async function prune(
   await using lease = await folder.acquireLease({ what, waitMs, breakLease, leaveChange: true, signal });
   await changeFinisher(engine)(folder, lease, signal);
   const { plan, result } = await survey(folder, await folder.points(), request);
-  await carryOut({ engine, folder, lease, signal, readersMs: waitMs }, plan);
+  await carryOut({ engine, folder, lease, signal, onWork, readersMs: waitMs }, plan);
   return result;
 }
 

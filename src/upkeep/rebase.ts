@@ -28,12 +28,12 @@ export async function rebasePoint(
   engine: UpkeepEngine,
   vault: Vault,
   { vm, point: id, onto, waitMs = 0 }: RebaseRequest,
-  { signal }: UpkeepControl = {},
+  { signal, onWork }: UpkeepControl = {},
 ): Promise<Manifest[]> {
   const folder = vault.vm(vm);
   const what = `rebase of ${id}`;
   await using lease = await folder.acquireLease({ what, waitMs, signal });
-  const site = { engine, folder, lease, signal, readersMs: waitMs };
+  const site = { engine, folder, lease, signal, onWork, readersMs: waitMs };
   const listing = await folder.points();
   const point = pointById(listing.points, id);
   pointById(listing.points, onto);

@@ -8,7 +8,7 @@ import { type BootEngine, type BootReport, type BootWish, tryBoot } from '../res
 import { selectPoint } from '../restore/restore-plan.ts';
 import { descendants } from '../vault/chain.ts';
 import type { Lease } from '../vault/lease.ts';
-import { FORMAT, type Manifest } from '../vault/manifest.ts';
+import { FORMAT, type Manifest, type ManifestDisk } from '../vault/manifest.ts';
 import type { PointListing } from '../vault/points.ts';
 import type { Vault } from '../vault/vault.ts';
 import { type BootRecord, LEVELS, type Level, type Verification } from '../vault/verification.ts';
@@ -16,6 +16,7 @@ import type { VmFolder } from '../vault/vm-folder.ts';
 import { changeFinisher } from './delete.ts';
 import type { UpkeepControl, UpkeepEngine } from './engine.ts';
 import { type Finding, Inspection } from './inspection.ts';
+import { WorkMeter } from './work.ts';
 
 export interface VerifyRequest {
   /** All VMs when it is left out. */
@@ -68,10 +69,11 @@ export async function verify(
 ): Promise<VerifyResult> {
   const folders = await foldersOf(vault, request.vm);
   const chosen = await choose(folders, request);
+  const meter = meterOf(chosen, request, control);
   const results: VerifyResult[] = [];
   for (const folder of folders) {
     const wanted = new Set(chosen.filter((one) => one.folder === folder).map(({ point }) => point.id));
-    results.push(await verifyVm(engine, folder, wanted, request, control));
+    results.push(await verifyVm(engine, folder, wanted, request, { meter, signal: control.signal }));
   }
   return {
     checked: results.reduce((sum, { checked }) => sum + checked, 0),
@@ -116,17 +118,33 @@ function lastDone(before: Verification | null, { level, boot }: VerifyRequest): 
   return boot !== undefined && booted < before.at ? booted : before.at;
 }
 
+/** What stands under several points is read once, and counted with the first of them. */
+function meterOf(chosen: readonly Chosen[], { level }: VerifyRequest, { onWork }: UpkeepControl): WorkMeter {
+  const disks = chosen.flatMap(({ point }) => point.disks);
+  const bytesOf = ({ storedBytes, virtualSizeBytes }: ManifestDisk) =>
+    storedBytes + (level === 'deep' ? virtualSizeBytes : 0);
+  const totalBytes = disks.reduce((sum, disk) => sum + bytesOf(disk), 0);
+  return new WorkMeter(onWork, { phase: 'checking', name: `${chosen.length} points`, totalBytes });
+}
+
 async function verifyVm(
   engine: VerifyEngine,
   folder: VmFolder,
   wanted: ReadonlySet<PointId>,
   { level, boot: wish }: VerifyRequest,
-  { signal }: UpkeepControl,
+  { meter, signal }: { meter: WorkMeter; signal: AbortSignal | undefined },
 ): Promise<VerifyResult> {
   await settle(engine, folder, signal);
   await using reader = await folder.registerReader({ what: 'a verification', waitMs: WAIT_MS, signal });
   const listing = await folder.points();
-  const inspection = await Inspection.of({ tools: engine.tools, folder, listing, level, signal });
+  const inspection = await Inspection.of({
+    tools: engine.tools,
+    folder,
+    listing,
+    level,
+    signal,
+    onBytes: (bytes) => meter.finish(bytes),
+  });
   const damaged: Damage[] = listing.broken.map(({ id, error }) => ({
     vm: folder.name,
     point: id,

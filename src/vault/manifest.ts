@@ -125,30 +125,30 @@ const diskSchema = z.looseObject({
 });
 
 const manifestSchema: z.ZodType<Manifest> = z.looseObject({
-    format: z.literal(FORMAT),
-    id: named(pointId),
-    vm: z.looseObject({ name: named(vmName), uuid: z.string() }),
-    vault: z.custom<VaultId>(isVaultId),
-    createdAt: z.iso.datetime(),
-    kind,
-    parent: named(pointId).nullable(),
-    how: z.enum(HOW),
-    why: z.string(),
-    consistency: z.enum(['crash', 'filesystem']),
-    sealed: z.boolean(),
-    protected: z.boolean().optional(),
-    bitmapAlias: z.string().optional(),
-    disks: z.array(diskSchema).min(1),
-    left: z.array(z.looseObject({ name: z.string(), why: z.string() })),
-    timings: z.looseObject({
-      freezeMs: milliseconds.nullable(),
-      pauseMs: milliseconds.nullable(),
-      copyMs: milliseconds,
-      totalMs: milliseconds,
-    }),
-    versions: z.looseObject({ engine: z.string(), qemu: z.string(), format: z.literal(FORMAT) }),
-    run: z.custom<RunId>((value) => typeof value === 'string'),
-  });
+  format: z.literal(FORMAT),
+  id: named(pointId),
+  vm: z.looseObject({ name: named(vmName), uuid: z.string() }),
+  vault: z.custom<VaultId>(isVaultId),
+  createdAt: z.iso.datetime(),
+  kind,
+  parent: named(pointId).nullable(),
+  how: z.enum(HOW),
+  why: z.string(),
+  consistency: z.enum(['crash', 'filesystem']),
+  sealed: z.boolean(),
+  protected: z.boolean().optional(),
+  bitmapAlias: z.string().optional(),
+  disks: z.array(diskSchema).min(1),
+  left: z.array(z.looseObject({ name: z.string(), why: z.string() })),
+  timings: z.looseObject({
+    freezeMs: milliseconds.nullable(),
+    pauseMs: milliseconds.nullable(),
+    copyMs: milliseconds,
+    totalMs: milliseconds,
+  }),
+  versions: z.looseObject({ engine: z.string(), qemu: z.string(), format: z.literal(FORMAT) }),
+  run: z.custom<RunId>((value) => typeof value === 'string'),
+});
 
 export function isVaultId(value: unknown): value is VaultId {
   return typeof value === 'string' && /^[0-9a-f]{32}$/.test(value);

@@ -98,7 +98,10 @@ t.test('show finds a point by its id, a beginning, or as the latest', async (t) 
   });
   t.match(await json('show', 'web1', 'latest', '--vault', vault), { point: { id: 'p3' } });
   t.match(await json('show', 'db', 'x', '--vault', vault), { point: { id: 'x1' } });
-  t.match((await cli('show', 'web1', 'p3', '--vault', vault)).stdout, /^chain +p1 <- p2 <- p3$/m);
+  t.match(
+    (await cli('show', 'web1', 'p3', '--vault', vault)).stdout,
+    /^chain +p1 <- p2 <- p3$[\s\S]*\np1 .*\np2 .*\np3 .*iB {2}<-\n$/m,
+  );
 });
 
 t.test('an instant restore holds its point until it is ended', async (t) => {

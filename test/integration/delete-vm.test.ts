@@ -4,7 +4,7 @@ import { MiB } from '../../src/base/units.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
-import { backUpWithTruth, expectTruth, testSite } from '../helpers/engine.ts';
+import { backUpWithTruth, expectClean, expectTruth, testSite } from '../helpers/engine.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { testVm } from '../helpers/vm.ts';
 
@@ -39,6 +39,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     const last = points.at(-1)!;
     await remove(last.id);
     t.match(await next(), { parent: last.parent, how: 'resynced' }, 'resynced after the newest');
+    await expectClean(t, site, vm, { bitmaps: 1 });
     const { points: left } = await site.vault.vm('vm1').points();
     const kept = points.filter((point) => left.some(({ id }) => id === point.id));
     t.equal(kept.length, 4);

@@ -1,11 +1,12 @@
 import { statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import type { VmName } from '../../src/base/ids.ts';
 import { KiB, MiB } from '../../src/base/units.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
 import { protectPoint } from '../../src/upkeep/protect.ts';
 import { type PruneRequest, prune } from '../../src/upkeep/prune.ts';
+import type { Work } from '../../src/upkeep/work.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
 import { HandMadeVault } from '../helpers/hand-made-vault.ts';
 import { assertAllPoints, upkeepEngine } from '../helpers/upkeep.ts';
@@ -44,8 +45,10 @@ t.test(
     t.ok(told.freedBytes > 4 * MiB && told.mergedBytes > 0);
     t.equal((await folder.points()).points.length, 8);
     const before = statSync(made.file('p3', 'vda')).size;
-    const done = await prune(engine, made.vault, request);
+    const work: Work[] = [];
+    const done = await prune(engine, made.vault, request, { onWork: (now) => work.push(now) });
     t.strictSame(done, told);
+    expectToTheEnd(t, work, ['merging', 'digesting']);
     const { points } = await folder.points();
     t.match(points, [
       { id: 'p5', kind: 'full', disks: [{ sha256: /./ }] },
@@ -57,6 +60,20 @@ t.test(
     t.strictSame((await prune(engine, made.vault, request)).removed, []);
   },
 );
+
+/** What was told of each thing grows, and ends with all of it. */
+function expectToTheEnd(t: Test, told: readonly Work[], phases: readonly Work['phase'][]): void {
+  t.strictSame([...new Set(told.map(({ phase }) => phase))], phases);
+  for (const [what, works] of Map.groupBy(told, ({ phase, name }) => `${phase} ${name}`)) {
+    const done = works.map(({ doneBytes }) => doneBytes);
+    t.strictSame(
+      done,
+      done.toSorted((a, b) => a - b),
+      what,
+    );
+    t.ok((done.at(-1) ?? 0) > 0 && done.at(-1) === works.at(-1)?.totalBytes, `all of ${what}`);
+  }
+}
 
 t.test('forever incremental: the chain never has more points than it may', async (t) => {
   const made = await daily(t, 5, 100);

@@ -4,6 +4,7 @@ import t, { type Test } from 'tap';
 import type { VmName } from '../../src/base/ids.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
 import { type VerifyRequest, verify } from '../../src/upkeep/verify.ts';
+import type { Work } from '../../src/upkeep/work.ts';
 import { openVault } from '../../src/vault/vault.ts';
 import { HandMadeVault } from '../helpers/hand-made-vault.ts';
 import { readOnlyView } from '../helpers/read-only-view.ts';
@@ -23,6 +24,10 @@ t.test(
     const quick = await verified(t, made, { ...DEEP, level: 'quick' });
     t.match(quick, { checked: 3, damaged: [], warnings: [] });
     t.match(quick.listing.points, [{ disks: [{ sha256: null }] }]);
+    const told: Work[] = [];
+    await verify(upkeepEngine(t), made.vault, DEEP, { onWork: (work) => told.push(work) });
+    t.match(told.at(-1), { phase: 'checking', name: '3 points' });
+    t.equal(told.at(-1)?.doneBytes, told.at(-1)?.totalBytes, 'all of it was told of');
     const deep = await verified(t, made);
     t.match(deep, { checked: 3, damaged: [], warnings: [] });
     for (const { disks } of deep.listing.points)

@@ -37,12 +37,14 @@ async function remove(
   { keepDescendants, withDescendants, wait, breakLease }: DeleteOptions,
 ): Promise<void> {
   const descendants = withDescendants ? 'delete' : keepDescendants ? 'keep' : 'refuse';
+  using bars = shell.output.progressBars();
   const result = await shell.perform(
     command,
     'delete',
     { vm, point, descendants, waitMs: wait * 1000, breakLease },
-    { doing: `the delete of ${point} of ${vm}` },
+    { doing: `the delete of ${point} of ${vm}`, onProgress: (now) => bars?.showWork(now) },
   );
+  bars?.stop();
   const { removed, changed, freedBytes, mergedBytes } = result;
   const lines = [
     ...removed.map((id) => `${vm}: ${id} is deleted\n`),

@@ -52,12 +52,14 @@ const PERIODS = { hourly: 'hours', daily: 'days', weekly: 'weeks', monthly: 'mon
 async function run(shell: Shell, command: Command, vm: VmName, options: PruneOptions): Promise<void> {
   const { maxChain, timeZone, dryRun = false, wait, breakLease } = options;
   const keep = keepOf(options);
+  using bars = shell.output.progressBars();
   const result = await shell.perform(
     command,
     'prune',
     { vm, keep, timeZone, maxChain, dryRun, waitMs: wait * 1000, breakLease },
-    { doing: `the prune of ${vm}` },
+    { doing: `the prune of ${vm}`, onProgress: (now) => bars?.showWork(now) },
   );
+  bars?.stop();
   await shell.output.result({
     json: result,
     text: textOf(result, dryRun),

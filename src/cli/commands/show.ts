@@ -1,5 +1,7 @@
 import { Argument, type Command } from 'commander';
 import type { VmName } from '../../base/ids.ts';
+import type { Result } from '../../operations/index.ts';
+import { familyOf, treeRows, treeText } from '../chain-tree.ts';
 import { vaultOption, vmArgument } from '../options.ts';
 import { pointDetails } from '../point-text.ts';
 import type { Shell } from '../shell.ts';
@@ -13,7 +15,23 @@ export function addShow(program: Command, shell: Shell): void {
     .addOption(vaultOption())
     .action(async (vm: VmName, point: string, _options: unknown, command: Command) => {
       const found = await shell.perform(command, 'show', { vm, point }, { doing: `looking for ${point}` });
-      const chain = found.chainTrouble ?? found.chain.join(' <- ');
-      await shell.output.result({ json: found, text: pointDetails(found.point, chain) });
+      const text = shell.output.isJson ? '' : await inWords(shell, command, found);
+      await shell.output.result({ json: found, text });
     });
+}
+
+/** With the chain drawn, in which the point is one of several. */
+async function inWords(
+  shell: Shell,
+  command: Command,
+  { point, chain, chainTrouble }: Result<'show'>,
+): Promise<string> {
+  const { points } = await shell.perform(
+    command,
+    'chain',
+    { vm: point.vm },
+    { doing: `the chain of ${point.id}` },
+  );
+  const tree = treeText(treeRows(familyOf(points, point.id)), point.id);
+  return `${pointDetails(point, chainTrouble ?? chain.join(' <- '))}\n${tree}`;
 }

@@ -76,12 +76,14 @@ async function run(
 ): Promise<void> {
   const { output } = shell;
   const { deep, oldest } = options;
+  using bars = output.progressBars();
   const result = await shell.perform(
     command,
     'verify',
     { vm, point, level: deep ? 'deep' : 'quick', boot: bootOf(options), oldest },
-    { doing: 'the verification' },
+    { doing: 'the verification', onProgress: (now) => bars?.showWork(now) },
   );
+  bars?.stop();
   const { damaged, booted, warnings } = result;
   if (damaged.length > 0 || booted.some(({ answer }) => answer === null)) output.exitCode = EXIT.damage;
   await output.result({ json: result, text: textOf(result), warnings });

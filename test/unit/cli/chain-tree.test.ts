@@ -1,5 +1,5 @@
 import t from 'tap';
-import { treeRows, treeSvg, treeText } from '../../../src/cli/chain-tree.ts';
+import { familyOf, treeRows, treeSvg, treeText } from '../../../src/cli/chain-tree.ts';
 import { pointJson } from '../../../src/operations/point-json.ts';
 import { diskOf, manifestOf, point } from '../../helpers/vault-files.ts';
 
@@ -33,6 +33,16 @@ g  incremental  tracked  3.00 MiB
 `,
   );
   t.equal(treeText(treeRows([])), '');
+});
+
+t.test('a point is pointed at among those of its own chain', async (t) => {
+  const family = familyOf(POINTS, 'd');
+  t.strictSame(
+    family.map(({ id }) => id as string),
+    ['a', 'b', 'c', 'd', 'e'],
+  );
+  t.match(treeText(treeRows(family), 'd'), /\nd .* protected {2}<-\n/);
+  t.strictSame(familyOf(POINTS, 'g').length, 1);
 });
 
 t.test('as a drawing: a node for each point, a line to each parent', async (t) => {
