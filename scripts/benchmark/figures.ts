@@ -26,6 +26,8 @@ export const TARGETS = {
   emptyFullMs: { most: 1_000 },
   resyncStored: { most: 1.2 },
   guestWriteMs: { most: 50 },
+  restoreToConvert: { most: 1.05 },
+  listMs: { most: 2_000 },
   engineMb: { most: 120 },
   daemonMb: { most: 150 },
   answerMs: { most: 100 },

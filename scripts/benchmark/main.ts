@@ -3,6 +3,8 @@ import { availableParallelism, loadavg, tmpdir } from 'node:os';
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
 import { QEMU_VERSIONS, type QemuVersion } from '../../vm-fixtures/guestless.ts';
+import { measureCatalogue } from './catalogue.ts';
+import { measureChains } from './chains.ts';
 import { measureCopying } from './copying.ts';
 import { type Figure, table, verdictOf } from './figures.ts';
 import { measureGuest } from './guest.ts';
@@ -17,11 +19,14 @@ interface Options {
   readonly quick?: boolean;
   readonly json?: boolean;
   readonly dir?: string;
+  readonly only?: string;
 }
 
 interface Section {
   readonly title: string;
   readonly measure: (lab: Laboratory, extent: Extent) => Promise<Figure[]>;
+  /** QEMU has no part in it. */
+  readonly once?: boolean;
 }
 
 const SECTIONS: readonly Section[] = [
@@ -31,6 +36,8 @@ const SECTIONS: readonly Section[] = [
   { title: 'a small and a huge disk', measure: measureSizes },
   { title: "the guest's writes", measure: measureGuest },
   { title: 'the daemon with many VMs', measure: measureService },
+  { title: 'long chains', measure: measureChains },
+  { title: 'a large vault', measure: measureCatalogue, once: true },
 ];
 
 const SNAPSHOTTING = QEMU_VERSIONS.filter((version) => version !== '5.2');
@@ -43,6 +50,7 @@ const program = new Command('bench')
       .default(['7.2', '11.1']),
   )
   .option('--quick', 'less data and fewer repetitions: under a minute')
+  .option('--only <words>', 'only the sections with these words in their titles')
   .option('--json', 'one JSON document on stdout')
   .option('--dir <dir>', 'where the temporary folder is made, which decides on the filesystem', (dir) =>
     resolve(dir),
@@ -69,7 +77,9 @@ say(`${availableParallelism()} CPUs, load ${load()}; files in ${tmpdir()}`);
 say('source: qcow2 in the page cache, flushed; targets: the same filesystem, durable when the clock stops');
 for (const qemu of options.qemu) {
   const figures: Figure[] = [];
-  for (const { title, measure } of SECTIONS) {
+  for (const { title, measure, once } of SECTIONS) {
+    if (options.only !== undefined && !title.includes(options.only)) continue;
+    if (once && runs.length > 0) continue;
     say(`QEMU ${qemu}: ${title}`);
     await using lab = new Laboratory(qemu);
     open = lab;

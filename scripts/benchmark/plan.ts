@@ -9,6 +9,8 @@ export interface Extent {
   readonly emptyFulls: number;
   readonly hugeGib: number;
   readonly vms: number;
+  /** Of 30 points each. */
+  readonly listedVms: number;
 }
 
 export const WHOLE: Extent = {
@@ -19,6 +21,7 @@ export const WHOLE: Extent = {
   emptyFulls: 3,
   hugeGib: 2048,
   vms: 50,
+  listedVms: 1000,
 };
 
 export const QUICK: Extent = {
@@ -29,4 +32,5 @@ export const QUICK: Extent = {
   emptyFulls: 1,
   hugeGib: 2048,
   vms: 10,
+  listedVms: 100,
 };

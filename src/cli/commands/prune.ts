@@ -1,4 +1,4 @@
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import type { VmName } from '../../base/ids.ts';
 import { formatBytes } from '../../base/units.ts';
 import type { Result } from '../../operations/index.ts';
@@ -33,12 +33,8 @@ export function addPrune(program: Command, shell: Shell): void {
   }
   command
     .option('--max-chain <n>', 'merge the oldest points of a longer chain into its full', countOf)
-    .addOption(
-      new Option('--time-zone <name>', 'of hours, days and weeks').default(
-        undefined,
-        Intl.DateTimeFormat().resolvedOptions().timeZone,
-      ),
-    )
+    // Its default is not asked for here, where every command would wait for it (m: up to 0.1 s).
+    .option('--time-zone <name>', "of hours, days and weeks (default: this host's)")
     .option('--dry-run', 'only say what would go')
     .addOption(waitOption())
     .addOption(breakLeaseOption())
