@@ -42,10 +42,11 @@ export class SerialConsole {
     return this.#text;
   }
 
-  /** The first line that matches from now on, colours apart; also one that is not at its end, as a prompt. */
+  /** The first line that matches, said before or from now on, colours apart; also one without its end, as a prompt. */
   line(pattern: RegExp): Promise<string> {
     const { promise, resolve } = Promise.withResolvers<string>();
     this.#awaited = { pattern, found: resolve };
+    this.#look(linesOf(this.#text));
     return promise;
   }
 
@@ -56,11 +57,19 @@ export class SerialConsole {
 
   #heard(chunk: string): void {
     this.#text = (this.#text + chunk).slice(-KEPT_CHARACTERS);
-    const lines = (this.#line + chunk).split(/\r*\n/);
+    const lines = linesOf(this.#line + chunk);
     this.#line = lines.at(-1)?.slice(-LINE_MAX_CHARACTERS) ?? '';
+    this.#look(lines);
+  }
+
+  #look(lines: readonly string[]): void {
     for (const line of lines) {
       const plain = stripVTControlCharacters(line.slice(-LINE_MAX_CHARACTERS));
       if (this.#awaited?.pattern.test(plain)) this.#awaited.found(plain);
     }
   }
+}
+
+function linesOf(text: string): string[] {
+  return text.split(/\r*\n/);
 }
