@@ -11,7 +11,7 @@ import type { Lease } from '../vault/lease.ts';
 import { FORMAT, type Manifest, type ManifestDisk } from '../vault/manifest.ts';
 import type { PointListing } from '../vault/points.ts';
 import type { Vault } from '../vault/vault.ts';
-import { type BootRecord, LEVELS, type Level, type Verification } from '../vault/verification.ts';
+import { type BootEvidence, type BootRecord, LEVELS, type Level, type Verification } from '../vault/verification.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { changeFinisher } from './delete.ts';
 import type { UpkeepControl, UpkeepEngine } from './engine.ts';
@@ -167,8 +167,10 @@ async function verifyVm(
       );
       if (!isKnown) damaged.push(describe(folder, listing, finding));
     }
-    if (boot !== null) booted.push({ vm: folder.name, point: point.id, ...recordOf(boot) });
-    const warning = await record(folder, point, { level, findings, boot, inspection, signal });
+    const told = boot && recordOf(boot);
+    if (told !== null) booted.push({ vm: folder.name, point: point.id, ...told });
+    const seen = { level, findings, boot: told, evidence: boot, inspection, signal };
+    const warning = await record(folder, point, seen);
     if (warning !== null) warnings.push(warning);
   }
   return { checked: wanted.size, damaged, booted, warnings };
@@ -202,24 +204,25 @@ function recordOf({ answer, what, tookMs, accelerator }: BootReport): BootRecord
 interface Seen {
   readonly level: Level;
   readonly findings: readonly Finding[];
-  readonly boot: BootReport | null;
+  readonly boot: BootRecord | null;
+  readonly evidence: BootEvidence | null;
   readonly inspection: Inspection;
   readonly signal: AbortSignal | undefined;
 }
 
 /** @returns why nothing could be written down: a vault that can only be read is verified all the same */
 async function record(folder: VmFolder, { id }: Manifest, seen: Seen): Promise<string | null> {
-  const { level, findings, boot, signal } = seen;
+  const { level, findings, boot, evidence, signal } = seen;
   try {
     const what = `noting what was verified of ${id}`;
     await using lease = await folder.acquireLease({ what, waitMs: WAIT_MS, leaveChange: true, signal });
     const damage = findings.map(({ disk, what }) => ({ disk, what }));
-    const last = boot === null ? (await folder.readVerification(id))?.boot : recordOf(boot);
+    const last = boot ?? (await folder.readVerification(id))?.boot;
     await folder.writeVerification(
       id,
       { format: FORMAT, at: new Date().toISOString(), level, damage, ...(last && { boot: last }) },
       lease,
-      boot,
+      evidence,
     );
     await keepDigests(folder, lease, id, seen);
     for (const { point } of findings) await seal(folder, lease, point);

@@ -107,6 +107,7 @@ function textOf({ checked, damaged, booted }: Result<'verify'>): string {
       ? `${vm}: ${point} did not boot: ${what}. See boot.log and boot.png beside its manifest.\n`
       : `${vm}: ${point} boots: ${what} (${seconds})\n`;
   });
+  const up = booted.filter(({ answer }) => answer !== null).length;
   const sum = `${checked} points checked, ${damaged.length} damages found`;
-  return [...damages, ...boots, sum, booted.length > 0 ? `, ${booted.length} booted\n` : '\n'].join('');
+  return [...damages, ...boots, sum, booted.length > 0 ? `, ${up} of ${booted.length} booted\n` : '\n'].join('');
 }
