@@ -11,7 +11,13 @@ import type { Lease } from '../vault/lease.ts';
 import { FORMAT, type Manifest, type ManifestDisk } from '../vault/manifest.ts';
 import type { PointListing } from '../vault/points.ts';
 import type { Vault } from '../vault/vault.ts';
-import { type BootEvidence, type BootRecord, LEVELS, type Level, type Verification } from '../vault/verification.ts';
+import {
+  type BootEvidence,
+  type BootRecord,
+  LEVELS,
+  type Level,
+  type Verification,
+} from '../vault/verification.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { changeFinisher } from './delete.ts';
 import type { UpkeepControl, UpkeepEngine } from './engine.ts';

@@ -109,5 +109,7 @@ function textOf({ checked, damaged, booted }: Result<'verify'>): string {
   });
   const up = booted.filter(({ answer }) => answer !== null).length;
   const sum = `${checked} points checked, ${damaged.length} damages found`;
-  return [...damages, ...boots, sum, booted.length > 0 ? `, ${up} of ${booted.length} booted\n` : '\n'].join('');
+  return [...damages, ...boots, sum, booted.length > 0 ? `, ${up} of ${booted.length} booted\n` : '\n'].join(
+    '',
+  );
 }
