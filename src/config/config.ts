@@ -61,13 +61,23 @@ export interface VmSettings {
   readonly keep: Keep | null;
   readonly maxChain: number | null;
   readonly prune: { readonly schedule: string | null } | null;
-  readonly verify: {
-    readonly schedule: string | null;
-    readonly oldest: number;
-    readonly level: 'quick' | 'deep';
-  } | null;
+  readonly verify: VerifyConfig | null;
   readonly blackout: readonly Window[];
   readonly retries: RetryConfig;
+}
+
+export interface VerifyConfig {
+  readonly schedule: string | null;
+  readonly oldest: number;
+  readonly level: 'quick' | 'deep';
+  /** null: no guest is started. Else as the operation's parameter. */
+  readonly boot: {
+    readonly line?: string;
+    readonly timeoutMs: number;
+    readonly memoryBytes: number;
+    readonly bus: 'virtio' | 'scsi' | 'sata' | 'nvme';
+    readonly args: readonly string[];
+  } | null;
 }
 
 export interface RetryConfig {
@@ -170,11 +180,20 @@ function settingsGiven(given: FileConfig['defaults']): Partial<VmSettings> {
     keep: keep && withoutUndefined(keep),
     maxChain,
     prune,
-    verify,
+    verify: verify && verifyOf(verify),
     blackout,
     retries: retries && { attempts: retries.attempts, firstMs: retries.first, longestMs: retries.longest },
   };
   return withoutUndefined(settings);
+}
+
+function verifyOf({ boot, ...verify }: NonNullable<FileConfig['defaults']['verify']>): VerifyConfig {
+  if (boot === undefined) return { ...verify, boot: null };
+  const { line, timeout, memory, bus, args } = boot;
+  return {
+    ...verify,
+    boot: { ...(line !== undefined && { line }), timeoutMs: timeout, memoryBytes: memory, bus, args },
+  };
 }
 
 function vaultOf(name: string, { path, mount }: FileConfig['vaults'][string]): VaultConfig {

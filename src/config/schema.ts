@@ -1,6 +1,7 @@
 /** What may stand in the configuration file. What belongs together across sections is looked at by cross-checks.ts. */
 import { z } from 'zod';
 import { LOG_LEVELS } from '../base/log.ts';
+import { GiB } from '../base/units.ts';
 import { RULES } from '../upkeep/retention.ts';
 import {
   count,
@@ -11,6 +12,7 @@ import {
   path,
   port,
   rate,
+  regularExpression,
   schedule,
   secret,
   size,
@@ -80,6 +82,14 @@ const vault = oneKeyOf(
 const keep = section(Object.fromEntries(RULES.map((rule) => [rule, count.optional()])) as KeepShape);
 type KeepShape = Record<(typeof RULES)[number], z.ZodOptional<typeof count>>;
 
+const boot = section({
+  line: regularExpression.optional(),
+  timeout: duration.default(300_000),
+  memory: size.default(GiB),
+  bus: oneOf('virtio', 'scsi', 'sata', 'nvme').default('virtio'),
+  args: listOf(text).prefault([]),
+});
+
 /** Of the defaults, and of each VM in their place. A section that a VM has replaces all of the default one. */
 const settings = {
   vault: text.optional(),
@@ -95,6 +105,7 @@ const settings = {
     schedule,
     oldest: count.default(1),
     level: oneOf('quick', 'deep').default('quick'),
+    boot: boot.optional(),
   }).optional(),
   blackout: listOf(window).optional(),
   retries: section({

@@ -95,6 +95,11 @@ export const timeZone = leaf(
   'a name such as Europe/Berlin, or UTC',
   fromText((it) => new Intl.DateTimeFormat('en', { timeZone: it }) && it),
 );
+export const regularExpression = leaf(
+  'a regular expression',
+  "a regular expression of JavaScript, in single quotes: 'login:'",
+  fromText((it) => new RegExp(it) && it),
+);
 export const webhook = leaf(
   'an address',
   'an address that begins with https:// or http://',

@@ -67,7 +67,7 @@ export class Mounts {
       this.#shares.set(vault.name, isSame ? Object.assign(known, { vault }) : this.#newShare(vault));
       if (isSame) before.delete(vault.name);
     }
-    for (const share of before.values()) this.#leaving.add(share);
+    for (const share of before.values()) if (share.vault.mount !== null) this.#leaving.add(share);
     const places = new Set(vaults.map(placeOf));
     for (const share of this.#leaving) if (places.has(placeOf(share.vault))) this.#leaving.delete(share);
   }
@@ -118,6 +118,8 @@ export class Mounts {
       return idleMs > 0 && users === 0 && (waited >= idleMs || waited < 0);
     });
     await Promise.all(idle.map((share) => this.#inTurn(share, (mount) => this.#unmount(share, mount))));
+    // Whatever is mounted there from now on is none of ours.
+    for (const share of this.#leaving) if (share.state.state === 'unmounted') this.#leaving.delete(share);
   }
 
   async #mount(share: Share, mount: MountConfig): Promise<void> {

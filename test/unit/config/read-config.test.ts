@@ -49,7 +49,12 @@ t.test('the example says all that can be said, and is right', async (t) => {
     defaults: { schedule: '0 2 * * *', keep: { last: 7 }, jitterMs: 30 * 60_000 },
     vms: [
       { name: 'web1' },
-      { name: 'db1', vault: 'office', quiesce: 'required' },
+      {
+        name: 'db1',
+        vault: 'office',
+        quiesce: 'required',
+        verify: { level: 'deep', boot: { line: 'login:' } },
+      },
       { name: 'old', qmp: null },
     ],
   });
@@ -101,6 +106,13 @@ t.test('each wrong thing is told with its place, and what is allowed', async (t)
     ['defaults: { keep: { fortnightly: 1 } }', 1, 21, /fortnightly: unknown key/, /weekly/],
     ['defaults: { prune: { schedule: "@daily" } }', 1, 20, /what to keep/, /maxChain/],
     ['defaults: { verify: { level: quick } }', 1, 13, /schedule: is missing/, /crontab/],
+    [
+      'defaults: { verify: { schedule: off, boot: { line: "(" } } }',
+      1,
+      55,
+      /not a regular expression/,
+      /login/,
+    ],
     ['defaults: { blackout: ["8-18"] }', 1, 24, /is not a window/, /08:00-18:00/],
     ['defaults: { blackout: ["someday 08:00-18:00"] }', 1, 24, /is not a window/, /mon-fri/],
     ['defaults: { blackout: "08:00-18:00" }', 1, 23, /not a list/, /list/],
