@@ -84,7 +84,7 @@ export class Mounts {
   /**
    * Makes sure that the vault's share is mounted, and that it stays so until the answer is disposed of. A vault without a
    * share of ours is always there. Also for a run that was found at work when the daemon started.
-   * @throws vault-away with the reason, cancelled
+   * @throws vault-away with the reason, vault-unknown, cancelled
    */
   async use(name: string, { signal }: { signal?: AbortSignal } = {}): Promise<Disposable> {
     const share = this.#share(name);
@@ -218,7 +218,7 @@ export class Mounts {
   #share(name: string): Share {
     const share = this.#shares.get(name);
     if (share !== undefined) return share;
-    throw new QmpvaultError('usage', `the configuration has no vault ${name}`, {
+    throw new QmpvaultError('vault-unknown', `the configuration has no vault ${name}`, {
       details: { vault: name, vaults: [...this.#shares.keys()] },
     });
   }

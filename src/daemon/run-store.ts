@@ -109,12 +109,12 @@ export class RunStore {
 
   /**
    * Lets something happen to a run. Durable when it returns; when it throws, nothing has changed.
-   * @throws internal for what cannot happen in its state, or no such run; state-unwritable
+   * @throws internal for what cannot happen in its state; run-unknown; state-unwritable
    */
   async apply(id: RunId, event: RunEvent): Promise<RunRecord> {
     const after = await this.#afterOthers(id, async () => {
       const before = this.#runs.get(id);
-      if (before === undefined) throw new QmpvaultError('internal', `there is no run ${id}`);
+      if (before === undefined) throw new QmpvaultError('run-unknown', `there is no run ${id}`);
       const after = afterEvent(before, event, this.#options.clock());
       return after === before ? before : this.#write(after, event.type);
     });

@@ -109,7 +109,7 @@ t.test('each wrong thing is told with its place, and what is allowed', async (t)
     [
       'defaults: { verify: { schedule: off, boot: { line: "(" } } }',
       1,
-      55,
+      52,
       /not a regular expression/,
       /login/,
     ],

@@ -153,7 +153,7 @@ t.test('a vault that leaves the configuration is unmounted when its users have g
   mounts.configure([vault]);
   const use = await mounts.use('nas');
   mounts.configure([]);
-  t.throws(() => mounts.stateOf('nas'), { code: 'usage' });
+  t.throws(() => mounts.stateOf('nas'), { code: 'vault-unknown' });
   later(1_000);
   await mounts.unmountIdle();
   t.ok(await isMounted());
