@@ -3,8 +3,8 @@
  * for, so nothing has to be kept up to date, and a restart loses nothing of it; only what adds up is counted here.
  */
 import { Counter, Gauge, type GaugeConfiguration, Histogram, Registry } from 'prom-client';
+import { z } from 'zod';
 import { QmpvaultError } from '../base/errors.ts';
-import { backupResult, pruneResult, verifyResult } from '../rpc/results.ts';
 import type { DaemonStatus, VaultStatus } from '../rpc/status.ts';
 import type { RunRecord } from './run-record.ts';
 import { isEnded } from './run-state.ts';
@@ -13,6 +13,16 @@ export interface MetricsSource {
   readonly status: () => Promise<DaemonStatus>;
   readonly runs: () => readonly RunRecord[];
 }
+
+// What is read of results; a record that an older qmpvault wrote may lack the rest.
+const backupResult = z.object({
+  point: z.object({
+    disks: z.array(z.object({ copiedBytes: z.number(), storedBytes: z.number() })),
+    timings: z.object({ freezeMs: z.number().nullable(), pauseMs: z.number().nullable() }),
+  }),
+});
+const pruneResult = z.object({ freedBytes: z.number(), dryRun: z.boolean() });
+const verifyResult = z.object({ damaged: z.array(z.unknown()) });
 
 const VAULT_STATES: readonly VaultStatus['state'][] = ['ready', 'away', 'unmounted', 'unknown'];
 const MINUTE_S = 60;
