@@ -24,7 +24,7 @@ export function operationOf(
 }
 
 /** Of a run whose worker died: it is finished rather than made anew. */
-const RESUMED = {};
+const RESUMED = { resume: true };
 
 function backupOf({ name, qmp, agent, images, exclude, fullEvery, quiesce }: KnownVm): Fields {
   return {

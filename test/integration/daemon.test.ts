@@ -1,7 +1,7 @@
 /** The daemon: runs that outlive it, limits, schedules, and a command line that speaks through it. */
 import { execFile } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -77,19 +77,24 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
   });
 }
 
-t.test('a worker that is killed has its run done again, with nothing left behind', async (t) => {
-  const [site, vm] = [await testSite(t), await filledVm(t)];
-  const daemon = await startDaemon(t, site, { config: vmsOf(vm) });
-  const { runId } = await daemon.client.call('backup.start', { vm: 'vm1', bandwidth: '8MiB/s' });
-  await copying(daemon, runId);
-  const folder = join(site.engine.stateDir, 'daemon', 'work', runId);
-  process.kill(Number(readFileSync(join(folder, 'pid'), 'latin1').split(' ')[0]), 'SIGKILL');
-  await daemon.client.call('run.setBandwidth', { runId, bandwidth: null });
-  const run = await daemon.client.call('run.wait', { runId });
-  t.match(run, { state: 'succeeded', attempts: 2 });
-  await truth(t, site, vm, run.point, 'the point');
-  await expectClean(t, site, vm, { bitmaps: 1 });
-});
+t.test(
+  'the point of a worker that is killed is finished by the next one, with nothing left behind',
+  async (t) => {
+    const [site, vm] = [await testSite(t), await filledVm(t)];
+    const daemon = await startDaemon(t, site, { config: vmsOf(vm) });
+    const { runId } = await daemon.client.call('backup.start', { vm: 'vm1', bandwidth: '8MiB/s' });
+    await copying(daemon, runId);
+    const folder = join(site.engine.stateDir, 'daemon', 'work', runId);
+    const staged = (await readdir(join(site.vault.path, 'vm1'))).find((name) => name.startsWith('.staging-'));
+    process.kill(Number(readFileSync(join(folder, 'pid'), 'latin1').split(' ')[0]), 'SIGKILL');
+    await daemon.client.call('run.setBandwidth', { runId, bandwidth: null });
+    const run = await daemon.client.call('run.wait', { runId });
+    t.match(run, { state: 'succeeded', attempts: 2 });
+    t.equal(`.staging-${run.point}`, staged, 'it is the point that the first one had begun');
+    await truth(t, site, vm, run.point, 'the point');
+    await expectClean(t, site, vm, { bitmaps: 1 });
+  },
+);
 
 t.test('killed at each of its own steps, the next daemon goes on from there', async (t) => {
   const [site, vm] = [await testSite(t), await filledVm(t)];
