@@ -40,7 +40,8 @@ export interface FollowOptions {
   readonly onProgress?: ((progress: readonly CopyProgress[]) => void) | undefined;
 }
 
-const JobsReply = z.array(
+/** The parts of query-jobs that we read. */
+export const JobsReply = z.array(
   z.object({
     id: z.string(),
     status: z.string(),
@@ -49,7 +50,7 @@ const JobsReply = z.array(
     error: z.string().optional(),
   }),
 );
-type Job = z.infer<typeof JobsReply>[number];
+export type Job = z.infer<typeof JobsReply>[number];
 
 /** Starting the jobs also waits for the guest's own I/O, which a busy disk may take some time for. */
 const START_MS = 700;

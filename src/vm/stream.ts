@@ -14,11 +14,11 @@
  * It may take hours, and the socket serves one client at a time: it is held only while something is asked, so that the
  * VM can be backed up meanwhile.
  */
-import { z } from 'zod';
 import { QmpClient, QmpCommandError, QmpError } from '../../qmp/index.ts';
 import { cancelledBy, throwIfAborted, until, untilAborted } from '../base/deadline.ts';
 import { QmpvaultError } from '../base/errors.ts';
 import { type BlockGraph, type NodeName, nodeName, readBlockGraph } from './block-graph.ts';
+import { type Job, JobsReply } from './copy-jobs.ts';
 import { ask } from './main-loop.ts';
 
 export interface StreamOptions {
@@ -37,17 +37,6 @@ export interface StreamOptions {
   /** All is copied and flushed; what follows takes the backing file away. */
   readonly onFilled?: (() => Promise<void>) | undefined;
 }
-
-const JobsReply = z.array(
-  z.object({
-    id: z.string(),
-    status: z.string(),
-    'current-progress': z.number(),
-    'total-progress': z.number(),
-    error: z.string().optional(),
-  }),
-);
-type Job = z.infer<typeof JobsReply>[number];
 
 const LOOK_MS = 1_000;
 /** The guest's own reads may keep the main loop from answering for a while, where the NAS does. */
