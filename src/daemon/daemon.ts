@@ -13,7 +13,7 @@ import type { Log } from '../base/log.ts';
 import type { ReachStep } from '../base/steps.ts';
 import { VERSION } from '../base/version.ts';
 import { describeChanges } from '../config/changes.ts';
-import type { Config } from '../config/config.ts';
+import type { Config, VerifyConfig } from '../config/config.ts';
 import { readConfig } from '../config/read-config.ts';
 import { METHODS } from '../rpc/methods.ts';
 import type { Run } from '../rpc/run.ts';
@@ -247,7 +247,7 @@ export class Daemon {
     for (const { vm, what, at, slot, cause } of this.#next) {
       if (at === null || at > now) continue;
       const { vault, verify } = this.#vms.get(vm);
-      const params = what === 'verify' && verify ? { oldest: verify.oldest, level: verify.level } : {};
+      const params = what === 'verify' && verify !== null ? verifyOf(verify) : {};
       await this.#runs.start({
         what,
         vm,
@@ -380,4 +380,9 @@ export class Daemon {
       vms: await this.#statuses.all(),
     };
   }
+}
+
+/** What of it is the operation's parameters. */
+function verifyOf({ oldest, level, boot }: VerifyConfig): Record<string, unknown> {
+  return { oldest, level, ...(boot !== null && { boot }) };
 }
