@@ -44,7 +44,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
         vm: web1,
         point: 'p1',
         level: 'quick',
-        boot: { ...WISH, line: /^up and/ },
+        boot: { ...WISH, line: /^up and running/ },
       });
       t.match(boots, {
         checked: 1,
