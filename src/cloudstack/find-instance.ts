@@ -1,11 +1,13 @@
 /**
- * From an instance's name to the sockets of its QEMU: what the configuration says; else what the command line of the
- * running QEMU says; else whoever answers to that name on one of the sockets to be discovered.
+ * From an instance's name to the sockets of its QEMU: what the configuration says; else what the daemon knows; else what
+ * the command line of the running QEMU says; else whoever answers to that name on one of the sockets to be discovered.
  */
 import { glob, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import type { Config } from '../config/config.ts';
 import { readConfig } from '../config/read-config.ts';
+import { RpcClient } from '../rpc/client.ts';
 import { runningVms } from '../vm/command-line.ts';
 import { identify } from '../vm/identity.ts';
 import type { Site } from './site.ts';
@@ -24,6 +26,8 @@ export async function findInstance(name: string, site: Site): Promise<Instance> 
   const config = await configOf(site);
   const configured = config?.vms.find((vm) => vm.name === name);
   if (configured?.qmp) return { qmp: configured.qmp, agent: configured.agent ?? undefined };
+  const known = await askDaemon(name, config?.rpc.socket ?? join(site.engine.runtimeDir, 'rpc.sock'), site);
+  if (known !== null) return known;
   const running = (await runningVms()).filter((vm) => vm.name === name);
   const sockets = running.flatMap(({ qmp }) => qmp);
   const found = await firstOf(name, sockets, site);
@@ -47,6 +51,22 @@ async function configOf({ configFile, engine }: Site): Promise<Config | null> {
   const { config } = await readConfig(configFile);
   engine.log.debug({ configFile }, 'the configuration was read');
   return config;
+}
+
+const DAEMON_MS = 5_000;
+
+/** A VM that was added to it over RPC, or that it discovered. One that it takes for stopped may run all the same. */
+async function askDaemon(name: string, socket: string, { engine, signal }: Site): Promise<Instance | null> {
+  try {
+    await using daemon = await RpcClient.connect(socket, { signal, timeoutMs: DAEMON_MS });
+    const { vms } = await daemon.call('vm.list', {}, { signal, timeoutMs: DAEMON_MS });
+    const vm = vms.find((vm) => vm.name === name && vm.state === 'running');
+    return vm?.qmp ? { qmp: vm.qmp, agent: vm.agent ?? undefined } : null;
+  } catch (error) {
+    if (signal.aborted) throw error;
+    engine.log.debug({ socket, code: codeOf(error) }, messageOf(error));
+    return null;
+  }
 }
 
 const DISCOVER = ['/run/qemu/*.qmp', '/run/qmpvault/vms/*.qmp'];
