@@ -66,6 +66,8 @@ t.test('what a worker does is the wish, with what the configuration says now', a
     quiesce: 'required',
     full: true,
   });
+  const again = operationOf({ ...record('backup', {}), attempts: 2 }, web1, '/mnt/nas').params;
+  t.equal(again['resume'], true, 'what died is finished, not made a second time');
   t.match(operationOf(record('prune', { dryRun: true }), web1, '/mnt/nas').params, {
     keep: { last: 3 },
     dryRun: true,
