@@ -243,7 +243,7 @@ function backup({ engine, vault }: TestSite, ...args: string[]): string[] {
 /** A backup whose engine kills itself at a step. A step that is never reached is a failure, too. */
 async function killedAt(t: Test, site: TestSite, step: string, args: readonly string[]): Promise<void> {
   const killed = await cli(site, backup(site, ...args), { QMPVAULT_STOP_AT: `${step}:kill` });
-  t.equal(killed.signal, 'SIGKILL', `${step}: killed`);
+  t.equal(killed.signal, 'SIGKILL', `${step}: killed ${killed.stdout}`.trimEnd());
   t.match(killed.stderr, `step ${step}`, `${step}: exactly there`);
 }
 
