@@ -3,11 +3,12 @@ import { writeFile } from 'node:fs/promises';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import fc from 'fast-check';
 import { codeOf } from '../../src/base/errors.ts';
+import { countLeaks, type Sample } from '../../test/model/leaks.ts';
 import { type Sequence, sequences } from '../../test/model/operations.ts';
 import { play } from '../../test/model/play.ts';
 import { Tally } from '../../test/model/tally.ts';
 import { QEMU_VERSIONS, type QemuVersion } from '../../vm-fixtures/guestless.ts';
-import { type Failure, reportJson, reportText, type SoakRun } from './report.ts';
+import { type Failure, reportJson, reportText, type SoakRun, sampleText } from './report.ts';
 
 interface Options {
   readonly qemu: QemuVersion[];
@@ -19,6 +20,7 @@ interface Options {
   readonly operations: number;
   readonly shrinkMinutes: number;
   readonly report?: string;
+  readonly leaks?: number;
 }
 
 function whole(text: string): number {
@@ -46,6 +48,11 @@ const program = new Command('soak')
     10,
   )
   .option('--report <name>', 'writes <name>.md and <name>.json')
+  .option(
+    '--leaks <n>',
+    'instead: so many backups of one VM, and what they take of the engine and of QEMU',
+    whole,
+  )
   .parse();
 const options = program.opts<Options>();
 
@@ -108,6 +115,27 @@ async function soak(qemu: QemuVersion): Promise<SoakRun> {
   }
   return { qemu, seeds, tally, failures, minutes: minutes() };
 }
+
+async function countAllLeaks(backups: number): Promise<void> {
+  const every = Math.max(1, Math.floor(backups / 20));
+  const all: { qemu: QemuVersion; samples: Sample[] }[] = [];
+  for (const qemu of options.qemu) {
+    say(`QEMU ${qemu}: ${backups} backups of one VM`);
+    const samples = await countLeaks({
+      qemu,
+      backups,
+      every,
+      signal,
+      onSample: (one) => say(sampleText(one)),
+    });
+    all.push({ qemu, samples });
+  }
+  if (options.report !== undefined)
+    await writeFile(`${options.report}.json`, `${JSON.stringify(all, null, 2)}\n`);
+  process.exit(0);
+}
+
+if (options.leaks !== undefined) await countAllLeaks(options.leaks);
 
 const runs: SoakRun[] = [];
 for (const qemu of options.qemu) runs.push(await soak(qemu));

@@ -1,5 +1,7 @@
 /** What a soak found, for people and for programs. */
 import { messageOf } from '../../src/base/errors.ts';
+import { MiB } from '../../src/base/units.ts';
+import type { Sample } from '../../test/model/leaks.ts';
 import { isFault, KIND_NAMES, type Sequence } from '../../test/model/operations.ts';
 import { Tally } from '../../test/model/tally.ts';
 
@@ -78,4 +80,9 @@ function table(
   const rows = names.map((name) => `| ${name} | ${columns.map((counts) => counts[name] ?? 0).join(' | ')} |`);
   const head = `| ${title} | ${runs.map(({ qemu }) => `QEMU ${qemu}`).join(' | ')} |`;
   return [head, `|---|${runs.map(() => '---:|').join('')}`, ...rows].join('\n');
+}
+
+export function sampleText({ backups, engine, qemu }: Sample): string {
+  const mib = (bytes: number) => (bytes / MiB).toFixed(1);
+  return `${backups} backups: engine ${engine.descriptors} descriptors, ${engine.resources} resources, heap ${mib(engine.heapBytes)} MiB, resident ${mib(engine.residentBytes)} MiB; QEMU ${qemu.descriptors} descriptors, ${qemu.threads} threads, resident ${mib(qemu.residentBytes)} MiB`;
 }
