@@ -11,7 +11,8 @@ import { Tally } from './tally.ts';
 import { type Contents, type ModelVault, VM, type World } from './world.ts';
 
 /** Holes are looked for on larger disks than these. */
-export const RUN_STEPS: readonly Step[] = STEPS.backup.filter((step) => step !== 'holes');
+const RUN_STEPS: readonly Step[] = STEPS.backup.filter((step) => step !== 'holes');
+export const runStep = fc.constantFrom(...RUN_STEPS);
 /** Where the guest writes while it is backed up. While it is paused, it cannot. */
 const WRITE_STEPS = RUN_STEPS.filter((step) => !['frozen', 'stopped', 'inserted'].includes(step));
 
@@ -73,29 +74,18 @@ export async function backUpRunning(
   return point;
 }
 
-/** The same of the VM while it is stopped. @param images whether its images are named, or left to be remembered */
-export async function backUpStopped(
+/** What the engine is asked for while the VM is stopped. @param wishes.named whether its images are, or are left to be remembered */
+export function stoppedRequest(
   world: World,
-  { vault: choice, fullEvery }: Pick<Wishes, 'vault' | 'fullEvery'>,
-  { named }: { named: boolean },
-): Promise<Manifest> {
-  const model = vaultOf(world, choice);
+  { fullEvery, named }: { fullEvery: number; named: boolean },
+): BackupRequest {
   const images = new Map(
     world.attached.map((disk) => [disk.spec.name as DiskName, world.imageOf(disk).path]),
   );
-  const request = {
-    vm: VM,
-    qmp: world.vm.qmpSocket,
-    quiesce: 'auto',
-    fullEvery,
-    ...(named && { images }),
-  } as const;
-  const { point } = await backUp(world.engine, model.vault, request, {});
-  note(world, model, point, world.contents());
-  return point;
+  return { vm: VM, qmp: world.vm.qmpSocket, quiesce: 'auto', fullEvery, ...(named && { images }) };
 }
 
-function note(world: World, model: ModelVault, point: Manifest, moment: Contents): void {
+export function note(world: World, model: ModelVault, point: Manifest, moment: Contents): void {
   model.points.set(point.id, moment);
   settle(model);
   Tally.count(world.tally.points, point.how);

@@ -3,7 +3,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import fc from 'fast-check';
-import { codeOf } from '../../src/base/errors.ts';
+import { codeOf, messageOf } from '../../src/base/errors.ts';
 import { MiB } from '../../src/base/units.ts';
 import { examineGuest } from './examination.ts';
 import {
@@ -18,6 +18,7 @@ import {
   writeOn,
   writes,
 } from './kind.ts';
+import { Tally } from './tally.ts';
 import type { ModelDisk, World } from './world.ts';
 
 const MAX_DISK_BYTES = 16 * MiB;
@@ -71,8 +72,9 @@ export const guestKinds = {
     async perform(world, { disk: choice, sectors, running }) {
       const disk = chosen(world.attached, choice);
       const sizeBytes = (disk?.content.sizeBytes ?? 0) + sectors * SECTOR_BYTES;
-      if (!disk || sizeBytes > MAX_DISK_BYTES || world.isUnsettled) return 'passed';
-      if (running) {
+      if (!disk || sizeBytes > MAX_DISK_BYTES) return 'passed';
+      // A dead run's filter over the disk would not hear of it.
+      if (running && !world.isUnsettled) {
         const node = disk.spec.throttle === undefined ? disk.node : `${disk.spec.name}-limited`;
         await world.vm.qmp.execute('block_resize', { 'node-name': node, size: sizeBytes });
       } else {
@@ -107,8 +109,9 @@ export const guestKinds = {
     parameters: nothing,
     async perform(world) {
       const { vm, spare } = world;
-      if (world.isUnsettled) return 'passed';
       if (vm.disks.some(({ name }) => name === spare.name)) {
+        // A dead run's filter would keep its node.
+        if (world.isUnsettled) return 'passed';
         await vm.unplug(spare.name);
         return 'done';
       }
@@ -126,20 +129,7 @@ export const guestKinds = {
     async perform(world, { disk: choice }) {
       const disk = chosen(withoutSpare(world), choice);
       if (!disk || disk.images.length > 2) return 'passed';
-      const path = join(world.lab, 'vm', `${world.newName('overlay')}.qcow2`);
-      const node = world.newName('overlay');
-      const arguments_ = { 'snapshot-file': path, 'snapshot-node-name': node, format: 'qcow2' };
-      try {
-        await world.vm.qmp.execute('blockdev-snapshot-sync', { 'node-name': disk.node, ...arguments_ });
-      } catch (error) {
-        // A dead run's jobs are still at work on it.
-        if (codeOf(error) !== 'qmp-command' || !world.isUnsettled) throw error;
-        await rm(path, { force: true });
-        return 'passed';
-      }
-      world.consistsOf(disk, [...disk.images, { path, format: 'qcow2' }]);
-      disk.node = node;
-      return 'done';
+      return (await snapshotOf(world, disk)) ? 'done' : 'passed';
     },
   }),
 
@@ -162,7 +152,7 @@ export const guestKinds = {
     parameters: fc.record({ save: fc.boolean() }),
     async perform(world, { save }) {
       await whileStopped(world, async () => {
-        if (save && !world.isUnsettled) await world.save();
+        if (save) await world.save();
       });
       return 'done';
     },
@@ -172,7 +162,6 @@ export const guestKinds = {
     weight: 5,
     parameters: fc.record({ only: fc.option(choice) }),
     async perform(world, { only }): Promise<Outcome> {
-      if (world.isUnsettled) return 'passed';
       const all = world.attached.map(({ spec }) => spec.name);
       const names = only === null ? all : [chosen(all, only) ?? ''];
       let done: string[] = [];
@@ -185,7 +174,25 @@ export const guestKinds = {
   }),
 };
 
-function withoutSpare({ attached, spare }: World): ModelDisk[] {
+/** @returns false where a run that is under way, or a dead one's jobs, keep it from being taken */
+export async function snapshotOf(world: World, disk: ModelDisk): Promise<boolean> {
+  const path = join(world.lab, 'vm', `${world.newName('overlay')}.qcow2`);
+  const node = world.newName('overlay');
+  const overlay = { 'snapshot-file': path, 'snapshot-node-name': node, format: 'qcow2' };
+  try {
+    await world.vm.qmp.execute('blockdev-snapshot-sync', { 'node-name': disk.node, ...overlay });
+  } catch (error) {
+    if (codeOf(error) !== 'qmp-command') throw error;
+    Tally.count(world.tally.passed, messageOf(error));
+    await rm(path, { force: true });
+    return false;
+  }
+  world.consistsOf(disk, [...disk.images, { path, format: 'qcow2' }]);
+  disk.node = node;
+  return true;
+}
+
+export function withoutSpare({ attached, spare }: World): ModelDisk[] {
   return attached.filter(({ spec }) => spec.name !== spare.name);
 }
 
@@ -222,8 +229,22 @@ async function removeBitmaps(world: World, disk: ModelDisk): Promise<void> {
   }
 }
 
-/** All overlays into the lowest image, to which the VM then writes again. */
+/** All overlays into the lowest image, to which the VM then writes again. Below a filter of its own it has to be stopped for it. */
 async function commitAll(world: World, disk: ModelDisk): Promise<void> {
+  if (disk.spec.throttle === undefined) await commitRunning(world, disk);
+  else await whileStopped(world, () => commitStopped(world, disk));
+}
+
+async function commitStopped(world: World, disk: ModelDisk): Promise<void> {
+  const [lowest] = disk.images;
+  if (lowest === undefined) return;
+  const { path } = world.imageOf(disk);
+  await execa(join(world.vm.bin, 'qemu-img'), ['commit', '-q', '-d', '-b', lowest.path, path]);
+  await world.removeOverlays(disk);
+  world.consistsOf(disk, [lowest]);
+}
+
+async function commitRunning(world: World, disk: ModelDisk): Promise<void> {
   const { vm } = world;
   const [lowest] = disk.images;
   if (lowest === undefined) return;

@@ -2,13 +2,16 @@
 import fc from 'fast-check';
 import { MiB } from '../../src/base/units.ts';
 import type { DiskSpec } from '../../vm-fixtures/guestless.ts';
+import { engineDeathKinds } from './engine-death-kinds.ts';
 import { faultKinds } from './fault-kinds.ts';
 import { guestKinds } from './guest-kinds.ts';
 import type { Kind, Outcome } from './kind.ts';
+import { meddlingKinds } from './meddling-kinds.ts';
 import { vaultKinds } from './vault-kinds.ts';
 import type { Layout, World } from './world.ts';
 
-const KINDS = { ...guestKinds, ...vaultKinds, ...faultKinds };
+const FAULTS = { ...engineDeathKinds, ...faultKinds, ...meddlingKinds };
+const KINDS = { ...guestKinds, ...vaultKinds, ...FAULTS };
 type Kinds = typeof KINDS;
 export type KindName = keyof Kinds;
 type ParametersOf<K> = K extends Kind<infer P> ? P : never;
@@ -16,7 +19,7 @@ type ParametersOf<K> = K extends Kind<infer P> ? P : never;
 export type Operation = { [K in KindName]: { readonly kind: K } & ParametersOf<Kinds[K]> }[KindName];
 
 export const KIND_NAMES = Object.keys(KINDS) as KindName[];
-export const isFault = (kind: KindName): boolean => Object.hasOwn(faultKinds, kind);
+export const isFault = (kind: KindName): boolean => Object.hasOwn(FAULTS, kind);
 
 export function perform(world: World, operation: Operation): Promise<Outcome> {
   return (KINDS[operation.kind] as Kind<unknown>).perform(world, operation);

@@ -42,6 +42,7 @@ export async function play(
       at = `operation ${nth + 1} of ${operations.length}, ${operation.kind}`;
       onOperation?.(nth, operation.kind);
       throwIfAborted(signal);
+      world.warnings.length = 0;
       const outcome = await bounded(perform(world, operation), { timeoutMs: OPERATION_MS, what: 'its end' });
       const counts =
         outcome === 'passed' ? tally.passed : isFault(operation.kind) ? tally.faults : tally.operations;
@@ -56,7 +57,8 @@ export async function play(
     }
     await examine(world, { thorough: true });
   } catch (error) {
-    throw new Error(`QEMU ${qemu}, ${at}: ${codeOf(error)}: ${messageOf(error)}`, { cause: error });
+    const warned = world.warnings.map((warning) => `\n  warned: ${warning}`).join('');
+    throw new Error(`QEMU ${qemu}, ${at}: ${codeOf(error)}: ${messageOf(error)}${warned}`, { cause: error });
   }
   tally.sequences += 1;
 }

@@ -3,6 +3,7 @@ import { strict as assert } from 'node:assert';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
+import { backUp } from '../../src/backup/backup.ts';
 import { codeOf } from '../../src/base/errors.ts';
 import type { DiskName, PointId } from '../../src/base/ids.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
@@ -12,7 +13,7 @@ import { prune } from '../../src/upkeep/prune.ts';
 import { verify } from '../../src/upkeep/verify.ts';
 import { ancestors, descendants } from '../../src/vault/chain.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
-import { backUpRunning, backUpStopped, vault, vaultOf, wishes } from './backing-up.ts';
+import { backUpRunning, note, runStep, stoppedRequest, vault, vaultOf, wishes } from './backing-up.ts';
 import { Content } from './content.ts';
 import { choice, chosen, kind, type Outcome } from './kind.ts';
 import { type ModelVault, VM, type World } from './world.ts';
@@ -78,7 +79,14 @@ export const vaultKinds = {
     async perform(world, { named, ...wishes }): Promise<Outcome> {
       await world.vm.quit();
       try {
-        await backUpStopped(world, wishes, { named });
+        const model = vaultOf(world, wishes.vault);
+        const { point } = await backUp(
+          world.engine,
+          model.vault,
+          stoppedRequest(world, { ...wishes, named }),
+          {},
+        );
+        note(world, model, point, world.contents());
         return 'done';
       } catch (error) {
         if (named || !mayNotKnowImages(world, vaultOf(world, wishes.vault), error)) throw error;
@@ -86,6 +94,29 @@ export const vaultKinds = {
       } finally {
         await world.startVm();
       }
+    },
+  }),
+
+  /** Restores and verifications go on beside it, and nobody else may change the points. */
+  useVaultInBackup: kind({
+    weight: 4,
+    parameters: fc.record({ wishes, step: runStep, point: choice }),
+    async perform(world, { wishes, step, point: choice }) {
+      const model = vaultOf(world, wishes.vault);
+      const point = chosen([...model.points.keys()], choice);
+      if (point === undefined) return 'passed';
+      let used = false;
+      await backUpRunning(world, wishes, {
+        at: async (reached) => {
+          // In the pause the guest waits for whatever is done here.
+          if (reached !== step || used || ['frozen', 'stopped', 'inserted'].includes(step)) return;
+          used = true;
+          await restoreAndCompare(world, model, point);
+          const request = { vm: VM, point, descendants: 'keep' } as const;
+          await assert.rejects(deletePoint(world.engine, model.vault, request), { code: 'vault-locked' });
+        },
+      });
+      return used ? 'done' : 'passed';
     },
   }),
 
@@ -159,15 +190,7 @@ export const vaultKinds = {
       const model = vaultOf(world, wish.vault);
       const point = chosen([...model.points.keys()], wish.point);
       if (point === undefined) return 'passed';
-      const dir = join(world.lab, world.newName('restored'));
-      const request = { vm: VM, point, target: { dir }, format: 'raw' } as const;
-      const { restored } = await restorePoint(world.engine.tools, model.vault, request);
-      for (const { disk, path } of restored) {
-        const difference = world.truthOf(model, point, disk).differenceTo(await Content.ofRaw(path));
-        assert.equal(difference, null, `${disk} of ${point} is restored as it was`);
-        world.tally.comparisons += 1;
-      }
-      await rm(dir, { recursive: true });
+      await restoreAndCompare(world, model, point);
       return 'done';
     },
   }),
@@ -204,6 +227,18 @@ export const vaultKinds = {
     },
   }),
 };
+
+async function restoreAndCompare(world: World, model: ModelVault, point: PointId): Promise<void> {
+  const dir = join(world.lab, world.newName('restored'));
+  const request = { vm: VM, point, target: { dir }, format: 'raw' } as const;
+  const { restored } = await restorePoint(world.engine.tools, model.vault, request);
+  for (const { disk, path } of restored) {
+    const difference = world.truthOf(model, point, disk).differenceTo(await Content.ofRaw(path));
+    assert.equal(difference, null, `${disk} of ${point} is restored as it was`);
+    world.tally.comparisons += 1;
+  }
+  await rm(dir, { recursive: true });
+}
 
 /** Of a VM that was never backed up to this vault nothing is remembered, and after a snapshot the wrong images are. */
 function mayNotKnowImages(world: World, model: ModelVault, error: unknown): boolean {

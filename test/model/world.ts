@@ -81,6 +81,8 @@ export class World {
   readonly lab: string;
   /** One for the vaults. */
   readonly nas: string;
+  /** What the engine warned of, since the operation began. */
+  readonly warnings: string[] = [];
   readonly vaults: ModelVault[] = [];
   readonly spare: DiskSpec;
   /** Also those that are not plugged in now. */
@@ -108,7 +110,7 @@ export class World {
       scratchDir: join(lab, 'scratch'),
       tools: qemuTools(qemuBin(qemu)),
       version: 'model',
-      log: silent,
+      log: { ...silent, warn: (_, message) => void this.warnings.push(message) },
       reachStep: noSteps,
     };
   }
