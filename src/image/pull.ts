@@ -8,14 +8,15 @@
  *
  * What lies below the layer is not opened: an empty image takes its place, and the job copies what is above that.
  */
+import type { ChildProcess } from 'node:child_process';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setInterval } from 'node:timers/promises';
 import { execa } from 'execa';
-import { followJob, isOfJob, QmpClient } from '../../qmp/index.ts';
-import { bounded, cancelledBy, throwIfAborted, until } from '../base/deadline.ts';
+import { followJob, isOfJob, type QmpClient } from '../../qmp/index.ts';
+import { bounded, cancelledBy, throwIfAborted } from '../base/deadline.ts';
 import { messageOf, QmpvaultError } from '../base/errors.ts';
-import { socketPath } from '../base/ids.ts';
+import { connectMonitor, monitorArgs, unlessItCrashes } from './monitor.ts';
 import { readQcow2Header } from './qcow2-header.ts';
 import { createImage, type ProgressOptions, systemError } from './qemu-img.ts';
 import type { QemuTools } from './tools.ts';
@@ -135,15 +136,39 @@ interface JobJson {
   readonly 'total-progress': number;
 }
 
+interface DaemonOptions {
+  readonly nodes: readonly object[];
+  readonly socket: string;
+  readonly signal: AbortSignal | undefined;
+}
+
 async function withDaemon(
   tools: QemuTools,
-  { nodes, socket, signal }: { nodes: readonly object[]; socket: string; signal: AbortSignal | undefined },
+  options: DaemonOptions,
   work: (client: QmpClient) => Promise<void>,
 ): Promise<void> {
-  const chardev = `socket,id=qmp,path=${socketPath(socket).replaceAll(',', ',,')},server=on,wait=off`;
+  const { signal } = options;
+  const { daemon, client } = await unlessItCrashes(() => startDaemon(tools, options));
+  try {
+    await work(client);
+    await client.execute('quit', {}, { signal, timeoutMs: COMMAND_MS });
+    const { stderr, exitCode } = await bounded(daemon, {
+      signal,
+      timeoutMs: COMMAND_MS,
+      what: 'the end of qemu-storage-daemon',
+    });
+    // It speaks only of failures, such as of a table that could not be written, and ends well all the same.
+    if (exitCode !== 0 || stderr !== '') throw failed(tools.storageDaemon, stderr || `exit code ${exitCode}`);
+  } finally {
+    await client.close();
+    await end(daemon);
+  }
+}
+
+async function startDaemon({ storageDaemon }: QemuTools, { nodes, socket, signal }: DaemonOptions) {
   // The files stand in the arguments, so that endLeftoverTools finds the process by them.
   const blockdevs = nodes.flatMap((node) => ['--blockdev', JSON.stringify(node)]);
-  const command = [tools.storageDaemon, ...blockdevs, '--chardev', chardev, '--monitor', 'chardev=qmp'];
+  const command = [storageDaemon, ...blockdevs, ...monitorArgs(socket)];
   const daemon = execa('setpriv', ['--pdeathsig', 'KILL', ...command], {
     detached: true,
     reject: false,
@@ -153,51 +178,32 @@ async function withDaemon(
     env: { LC_ALL: 'C' },
   });
   try {
-    const client = await until(() => connect(socket, daemon), {
-      signal,
-      timeoutMs: START_MS,
-      what: `the socket ${socket} of qemu-storage-daemon`,
+    const client = await connectMonitor({
+      path: socket,
+      child: daemon,
+      program: 'qemu-storage-daemon',
       code: 'image-tool-failed',
+      timeoutMs: START_MS,
+      signal,
     });
-    try {
-      await work(client);
-      await client.execute('quit', {}, { signal, timeoutMs: COMMAND_MS });
-      const { stderr, exitCode } = await bounded(daemon, {
-        signal,
-        timeoutMs: COMMAND_MS,
-        what: 'the end of qemu-storage-daemon',
-      });
-      // It speaks only of failures, such as of a table that could not be written, and ends well all the same.
-      if (exitCode !== 0 || stderr !== '')
-        throw failed(tools.storageDaemon, stderr || `exit code ${exitCode}`);
-    } finally {
-      await client.close();
-    }
-  } finally {
-    daemon.kill('SIGKILL');
-    await bounded(daemon, { timeoutMs: DEATH_MS, what: 'its end' }).catch(() => daemon.unref());
+    return { daemon, client };
+  } catch (error) {
+    const stderr = await end(daemon);
+    throw stderr === '' ? error : failed(storageDaemon, stderr, error);
   }
 }
 
-interface Daemon extends PromiseLike<{ stderr: string; shortMessage?: string | undefined }> {
-  readonly exitCode: number | null;
-  readonly signalCode: NodeJS.Signals | null;
-  readonly pid?: number | undefined;
-}
-
-/** Undefined while it is still starting. */
-async function connect(path: string, daemon: Daemon): Promise<QmpClient | undefined> {
-  let client: QmpClient | undefined;
+/** @returns what it said */
+async function end(
+  daemon: PromiseLike<{ stderr: string }> & Pick<ChildProcess, 'kill' | 'unref'>,
+): Promise<string> {
+  daemon.kill('SIGKILL');
   try {
-    client = await QmpClient.connect({ path });
-    // Whoever connects while the monitor is being set up may be greeted twice (m: 7.2 on a busy host).
-    await client.execute('query-jobs');
-    return client;
+    const { stderr } = await bounded(Promise.resolve(daemon), { timeoutMs: DEATH_MS, what: 'its end' });
+    return stderr;
   } catch {
-    await client?.close();
-    if (daemon.exitCode === null && daemon.signalCode === null && daemon.pid !== undefined) return undefined;
-    const { stderr, shortMessage } = await daemon;
-    throw failed('qemu-storage-daemon', stderr || shortMessage || 'it ended at once');
+    daemon.unref();
+    return '';
   }
 }
 

@@ -15,7 +15,7 @@ import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 import { MiB } from '../base/units.ts';
 import { endOf, kill, processIn, startDetached } from './detached-process.ts';
-import { connectMonitor } from './monitor.ts';
+import { connectMonitor, monitorArgs, unlessItCrashes } from './monitor.ts';
 import { isAlive, type ProcessId } from './process-id.ts';
 import { UNWRITTEN } from './qemu-img.ts';
 import type { QemuTools } from './tools.ts';
@@ -90,18 +90,33 @@ export class Writer {
     throwIfAborted(signal);
     const command = [
       ...(diesWithUs ? ['setpriv', '--pdeathsig', 'KILL'] : []),
-      ...daemonCommand(tools, path),
+      tools.storageDaemon,
+      ...monitorArgs(path),
     ];
-    const child = await startDetached(dir, command, { env: KEEP_BUFFERS, code: 'writer-failed' });
-    const exited = once(child, 'exit').then(() => {});
+    const start = async () => {
+      const child = await startDetached(dir, command, { env: KEEP_BUFFERS, code: 'writer-failed' });
+      const exited = once(child, 'exit').then(() => {});
+      try {
+        const program = 'qemu-storage-daemon';
+        const client = await connectMonitor({
+          path,
+          child,
+          program,
+          code: 'writer-failed',
+          timeoutMs,
+          signal,
+        });
+        const id = await processIn(dir);
+        if (id === null) throw new QmpvaultError('writer-failed', `no pid in ${dir}/pid`);
+        return new Writer(dir, id, client, exited);
+      } catch (error) {
+        child.kill('SIGKILL');
+        throw error;
+      }
+    };
     try {
-      const program = 'qemu-storage-daemon';
-      const client = await connectMonitor({ path, child, program, code: 'writer-failed', timeoutMs, signal });
-      const id = await processIn(dir);
-      if (id === null) throw new QmpvaultError('writer-failed', `no pid in ${dir}/pid`);
-      return new Writer(dir, id, client, exited);
+      return await unlessItCrashes(start);
     } catch (error) {
-      child.kill('SIGKILL');
       throw await asWriterFailed(error, 'did not start', dir, signal);
     }
   }
@@ -268,12 +283,6 @@ export class Writer {
 
 function qmpPath(dir: string): string {
   return socketPath(join(dir, 'qmp.sock'));
-}
-
-function daemonCommand({ storageDaemon }: QemuTools, path: string): string[] {
-  // In a QemuOpts value a comma is doubled.
-  const chardev = `socket,id=qmp,path=${path.replaceAll(',', ',,')},server=on,wait=off`;
-  return [storageDaemon, '--chardev', chardev, '--monitor', 'chardev=qmp'];
 }
 
 async function asWriterFailed(

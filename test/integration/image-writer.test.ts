@@ -203,6 +203,25 @@ t.test('a program that is missing is named, and nothing is left running', async 
   t.same(processesIn(dir), []);
 });
 
+t.test('a daemon that crashes while it starts is started again, but not for ever', async (t) => {
+  const { dir, own, target } = await site(t);
+  const crashes = join(dir, 'crashes');
+  const script = `#!/bin/sh
+if [ -s "${crashes}" ]; then tail -n +2 "${crashes}" >"${crashes}.less" && mv "${crashes}.less" "${crashes}" && kill -SEGV $$; fi
+exec ${tools.storageDaemon} "$@"
+`;
+  const storageDaemon = join(dir, 'crashing-daemon');
+  writeFileSync(storageDaemon, script, { mode: 0o755 });
+  writeFileSync(crashes, '1\n2\n');
+  const writer = await Writer.start({ tools: { ...tools, storageDaemon }, dir: own });
+  await writer.addTarget({ name: 'vda', path: target });
+  await writer.finish();
+  writeFileSync(crashes, '1\n2\n3\n4\n');
+  const again = Writer.start({ tools: { ...tools, storageDaemon }, dir: own });
+  await t.rejects(again, { code: 'writer-failed', message: /SIGSEGV/ });
+  t.strictSame(processesIn(dir), [], 'nothing is left running');
+});
+
 t.test('a start that is cancelled leaves nothing running', async (t) => {
   const { own, dir } = await site(t);
   t.equal(
