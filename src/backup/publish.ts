@@ -1,12 +1,12 @@
 /** From copied bytes to a restore point: synced by our own descriptors, checked, digested, named. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { codeOf, QmpvaultError } from '../base/errors.ts';
+import { QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
 import { readQcow2Header } from '../image/qcow2-header.ts';
 import { checkImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
-import { sha256File } from '../vault/digest.ts';
+import { sha256File, whyPending } from '../vault/digest.ts';
 import type { Lease } from '../vault/lease.ts';
 import { FORMAT, type Manifest, type ManifestDisk } from '../vault/manifest.ts';
 import type { Staging } from '../vault/staging.ts';
@@ -218,8 +218,7 @@ export async function digestFulls(
   try {
     return await digest(folder, lease, point, control);
   } catch (error) {
-    if (codeOf(error) !== 'cancelled') throw error;
-    warnings.push(`cancelled while reading ${point.id} back: it is published, its digests are pending`);
+    warnings.push(`${point.id} is published, its digests are pending: ${whyPending(error)}`);
     return point;
   }
 }

@@ -11,6 +11,7 @@ import { checkChain, realFolder } from '../restore/chain-check.ts';
 import { diskChain, selectPoint } from '../restore/restore-plan.ts';
 import { descendants, pointById } from '../vault/chain.ts';
 import type { Change, Move } from '../vault/change.ts';
+import { whyPending } from '../vault/digest.ts';
 import { ioError } from '../vault/io-error.ts';
 import { BESIDE_IMAGES } from '../vault/layout.ts';
 import type { Lease } from '../vault/lease.ts';
@@ -177,8 +178,8 @@ export async function digestAll(
     try {
       digested.push(await digestPending(folder, lease, point, { signal, onWork }));
     } catch (error) {
-      if (codeOf(error) !== 'cancelled') throw error;
-      engine.log.warn({ vm: folder.name, point: point.id }, 'cancelled: its digests are pending');
+      const why = whyPending(error);
+      engine.log.warn({ vm: folder.name, point: point.id, why }, 'its digests are pending');
       digested.push(point);
     }
   }

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs/promises';
 import { throwIfAborted } from '../base/deadline.ts';
+import { codeOf, messageOf } from '../base/errors.ts';
 import { MiB } from '../base/units.ts';
 import { ioError } from './io-error.ts';
 
@@ -8,6 +9,13 @@ export interface DigestOptions {
   readonly signal?: AbortSignal | undefined;
   /** Called with the bytes of each piece that was read. */
   readonly onBytes?: (bytes: number) => void;
+}
+
+/** What has to leave a digest pending, of a file that is there for good: deep verify fills it in. @throws everything else */
+export function whyPending(error: unknown): string {
+  if (codeOf(error) === 'cancelled') return 'cancelled';
+  if (codeOf(error) === 'vault-full') return messageOf(error);
+  throw error;
 }
 
 /** Lower-case hex. @throws vault-unreadable, cancelled */

@@ -102,14 +102,23 @@ export const faultKinds = {
       wishes,
       full: fc.boolean(),
       freeKiB: fc.integer({ min: 0, max: 1500 }),
+      step: runStep,
       before: writes(4),
     }),
-    async perform(world, { wishes, full, freeKiB, before }) {
+    async perform(world, { wishes, full, freeKiB, step, before }) {
       await writeOn(world, before);
-      const failed = await whileFull(world, freeKiB, async () => {
-        return (await attempt(world, wishes, ['vault-full'], { full })) !== null;
-      });
-      return failed ? 'done' : 'passed';
+      let isFull = false;
+      const at = async (reached: Step) => {
+        if (reached !== step) return;
+        isFull = true;
+        await leaveFree(world, freeKiB);
+      };
+      try {
+        const error = await attempt(world, wishes, ['vault-full'], { full, at });
+        return firedAt(world, step, error !== null || (isFull && step === 'published'));
+      } finally {
+        growTmpfs(world.nas, NAS_BYTES);
+      }
     },
   }),
 
@@ -121,18 +130,18 @@ export const faultKinds = {
       const point = chosen([...model.points.keys()], wish.point);
       if (point === undefined) return 'passed';
       const removes = (await removesOf(world, model, point, 'keep')) ?? [];
-      const failed = await whileFull(world, freeKiB, async () => {
-        try {
-          await deletePoint(world.engine, model.vault, { vm: VM, point, descendants: 'keep' });
-          settleAfterChange(model, removes);
-          return false;
-        } catch (error) {
-          if (codeOf(error) !== 'vault-full') throw error;
-          doubt(model, removes);
-          return true;
-        }
-      });
-      return failed ? 'done' : 'passed';
+      await leaveFree(world, freeKiB);
+      try {
+        await deletePoint(world.engine, model.vault, { vm: VM, point, descendants: 'keep' });
+        settleAfterChange(model, removes);
+        return 'passed';
+      } catch (error) {
+        if (codeOf(error) !== 'vault-full') throw error;
+        doubt(model, removes);
+        return 'done';
+      } finally {
+        growTmpfs(world.nas, NAS_BYTES);
+      }
     },
   }),
 
@@ -198,14 +207,9 @@ async function writers({ engine }: World): Promise<number[]> {
   return pids.filter((pid) => pid !== '').map((pid) => Number(pid.split(' ')[0]));
 }
 
-/** @returns what `act` does, with so much left in the vaults' filesystem while it does it */
-async function whileFull<T>({ nas }: World, freeKiB: number, act: () => Promise<T>): Promise<T> {
+/** No more than that is left in the vaults' filesystem, until it is grown again. */
+async function leaveFree({ nas }: World, freeKiB: number): Promise<void> {
   growTmpfs(nas, (await usedBytes(nas)) + freeKiB * KiB);
-  try {
-    return await act();
-  } finally {
-    growTmpfs(nas, NAS_BYTES);
-  }
 }
 
 /** After a kill the disks hold what reached the images: nobody can have relied on the rest. */

@@ -26,7 +26,9 @@ const REGRESSIONS: readonly Regression[] = [
   {
     seed: 1,
     what: 'a vault that is full before the first byte is said to be full',
-    operations: [{ kind: 'fillVaultInBackup', wishes: WISHES, full: false, freeKiB: 200, before: [] }],
+    operations: [
+      { kind: 'fillVaultInBackup', wishes: WISHES, full: false, freeKiB: 200, step: 'journal', before: [] },
+    ],
   },
   {
     seed: 2,
@@ -43,6 +45,13 @@ const REGRESSIONS: readonly Regression[] = [
     operations: [
       { kind: 'deleteWithDescendants', ...FIRST },
       { kind: 'backup', ...WISHES },
+    ],
+  },
+  {
+    seed: 101,
+    what: 'a vault that fills up when the point is published has that point, and the backup says so',
+    operations: [
+      { kind: 'fillVaultInBackup', wishes: WISHES, full: true, freeKiB: 0, step: 'published', before: [] },
     ],
   },
 ];
