@@ -23,10 +23,9 @@ export async function attempt(
   } catch (error) {
     if (!codes.includes(codeOf(error))) throw error;
     Tally.count(world.tally.ends, codeOf(error));
-    if (world.warnings.some((warning) => LEFT.test(warning))) {
-      vaultOf(world, wishes.vault).isUnsettled = true;
-      Tally.count(world.tally.ends, 'left for the next command');
-    }
+    const left = world.warnings.filter((warning) => LEFT.test(warning));
+    if (left.length > 0) vaultOf(world, wishes.vault).isUnsettled = true;
+    for (const warning of left) Tally.count(world.tally.ends, warning.replace(/[0-9a-f]{8}|\/\S+/g, '…'));
     return error;
   }
 }
