@@ -54,6 +54,16 @@ export class Content {
     return new Content(sizeBytes, [...kept, ...grown]);
   }
 
+  /** Chunk by chunk what the one or the other holds. */
+  isMixOf(one: Content, other: Content): boolean {
+    return (
+      this.sizeBytes === one.sizeBytes &&
+      this.#chunks.every(
+        (chunk, i) => one.#chunks[i]?.equals(chunk) === true || other.#chunks[i]?.equals(chunk) === true,
+      )
+    );
+  }
+
   /** null when it is the same; else where it is not, in words. */
   differenceTo(other: Content): string | null {
     if (other.sizeBytes !== this.sizeBytes) return `${other.sizeBytes} bytes instead of ${this.sizeBytes}`;

@@ -52,7 +52,6 @@ export const faultKinds = {
           await takeOver(world);
         },
       });
-      assert.equal(fired || step === 'stopped' || step === 'inserted', true, `${step} was reached`);
       if (fired) {
         await world.startVm();
         // Once it is out of the VM, a run does without it.
