@@ -10,7 +10,7 @@ import { tempDir } from '../helpers/temp-dir.ts';
 import { testVm } from '../helpers/vm.ts';
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
-  t.test(`QEMU ${qemu}: bitmaps under names like ours are no parent, and are left alone`, async (t) => {
+  t.test(`QEMU ${qemu}: bitmaps under names like ours are no parent; those of others are left alone`, async (t) => {
     const given = await backedUpVm(t, qemu);
     const { vm, site, bitmap } = given;
     const ours = bitmap('vda');
@@ -25,8 +25,9 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     for (const stranger of strangers) {
       await vm.qmp.execute('block-dirty-bitmap-add', { ...stranger, persistent: true, granularity: 65536 });
     }
-    const theirs = new Set(strangers.map(({ name }) => name));
-    theirs.delete(bitmap('vdb').name);
+    // Of this vault, and of no point: under the lease nobody else can be about to need it.
+    const garbage = [strangers[1]?.name, bitmap('vdb').name];
+    const theirs = new Set(strangers.map(({ name }) => name).filter((name) => !garbage.includes(name)));
     await expectThinNext(t, given, 'resynced');
     const left = (await vm.leftovers()).bitmaps.filter(({ name }) => theirs.has(name));
     t.equal(left.length, theirs.size, 'what is of no run of ours is left alone');
