@@ -10,7 +10,7 @@ import { tempDir } from '../helpers/temp-dir.ts';
 import { testVm } from '../helpers/vm.ts';
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
-  t.test(`QEMU ${qemu}: bitmaps under names like ours are no parent; those of others are left alone`, async (t) => {
+  t.test(`QEMU ${qemu}: bitmaps named like ours are no parent; those of others stay`, async (t) => {
     const given = await backedUpVm(t, qemu);
     const { vm, site, bitmap } = given;
     const ours = bitmap('vda');
