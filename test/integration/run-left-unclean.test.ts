@@ -7,7 +7,7 @@ import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { testVm } from '../helpers/vm.ts';
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
-  t.test(`QEMU ${qemu}: what a run of this very process left in the VM, its next run takes out`, async (t) => {
+  t.test(`QEMU ${qemu}: what a run of this process left in the VM, the next takes out`, async (t) => {
     const vm = await testVm(t, { qemu, disks: [{ name: 'vda', sizeBytes: 8 * MiB }] });
     const site = await testSite(t, { bin: qemuBin(qemu) });
     await vm.write('vda', 1, 0, MiB);
