@@ -30,4 +30,22 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       await expectClean(t, site, vm, { bitmaps: 1 });
     }
   });
+
+  t.test(`QEMU ${qemu}: a point whose folder is gone is nobody's parent`, async (t) => {
+    for (const gone of ['the full', 'the newest'] as const) {
+      const { vm, site, first, change } = await backedUpVm(t, qemu);
+      const second = await backUpWithTruth(site, vm);
+      const { id } = gone === 'the full' ? first : second;
+      await rm(join(site.vault.path, 'vm1', id), { recursive: true });
+      await change(3);
+      const third = await backUpWithTruth(site, vm);
+      if (gone === 'the full') t.equal(third.kind, 'full', gone);
+      else {
+        t.match(third, { how: 'resynced', parent: first.id }, gone);
+        await expectTruth(t, site, vm, first);
+      }
+      await expectTruth(t, site, vm, third);
+      await expectClean(t, site, vm, { bitmaps: 1 });
+    }
+  });
 }

@@ -1,9 +1,17 @@
-/** Row 26: of two targets one fails; both are undone. */
-import t from 'tap';
+/** Row 26: of two disks one fails, where it is read or where it is written; both are undone. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t, { type Test } from 'tap';
 import { MiB } from '../../src/base/units.ts';
+import type { QemuTools } from '../../src/image/tools.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
-import { backUpWithTruth, expectClean, expectTruth, testSite } from '../helpers/engine.ts';
+import { backedUpVm } from '../helpers/backed-up-vm.ts';
+import { breakNode } from '../helpers/broken-node.ts';
+import { backUpWithTruth, expectClean, expectTruth, testSite, withEngine } from '../helpers/engine.ts';
+
+import { GuestWriter } from '../helpers/guest-writer.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
+import { tempDir } from '../helpers/temp-dir.ts';
 import { testVm } from '../helpers/vm.ts';
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
@@ -43,4 +51,49 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       await expectTruth(t, site, vm, second);
     });
   }
+
+  t.test(
+    `QEMU ${qemu}: of two disks one cannot be read, or written to the NAS: both are undone`,
+    async (t) => {
+      const { vm, site, first, change } = await backedUpVm(t, qemu);
+      const { storageDaemon, fired } = failingDaemon(t, site.engine.tools);
+      const writeFails = withEngine(site, { ...site.engine, tools: { ...site.engine.tools, storageDaemon } });
+      let mend = async () => {};
+      const steps = async (step: string) => {
+        if (step === 'targets') mend = await breakNode(vm, 'vdb', 'read');
+      };
+      for (const what of ['reads', 'writes'] as const) {
+        const guest = await GuestWriter.start(vm, 'vda');
+        const run =
+          what === 'reads' ? site.backUp(vm, { full: true, steps }) : writeFails.backUp(vm, { full: true });
+        await t.rejects(run, { code: 'run-failed' }, what);
+        await guest.progress(5);
+        const { errors, worstMs } = await guest.stop();
+        t.strictSame(errors, [], 'no write of the guest failed');
+        t.ok(worstMs < 1_000, `no write of the guest stalled (worst: ${worstMs.toFixed(1)} ms)`);
+        if (what === 'reads') await mend();
+        else t.ok(fired() > 0, 'there were errors');
+        await expectClean(t, site, vm, { bitmaps: 1 });
+        await change(3);
+        const next = await backUpWithTruth(site, vm);
+        t.equal(next.how, 'tracked');
+        for (const point of [first, next]) await expectTruth(t, site, vm, point);
+      }
+    },
+  );
+}
+
+/** A writer whose writes fail from some on. Without io_uring and Linux AIO each of them is a system call. */
+function failingDaemon(t: Test, tools: QemuTools): { storageDaemon: string; fired(): number } {
+  const dir = tempDir(t);
+  const log = join(dir, 'strace.log');
+  const script = `#!/bin/sh
+exec strace -D -f -qq -o ${log} -e trace=io_uring_setup,io_setup,pwrite64,pwritev \\
+  -e inject=io_uring_setup,io_setup:error=ENOSYS -e inject=pwrite64,pwritev:error=EIO:when=20+ \\
+  ${tools.storageDaemon} "$@"
+`;
+  const storageDaemon = join(dir, 'qemu-storage-daemon');
+  writeFileSync(storageDaemon, script, { mode: 0o755 });
+  const fired = () => readFileSync(log, 'latin1').split('EIO (Input/output error) (INJECTED)').length - 1;
+  return { storageDaemon, fired };
 }

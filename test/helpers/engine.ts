@@ -55,6 +55,11 @@ export function withVault({ dir, engine }: TestSite, vault: Vault): TestSite {
   return siteAt(dir, engine, vault);
 }
 
+/** The same vault with another engine. */
+export function withEngine({ dir, vault }: TestSite, engine: Engine): TestSite {
+  return siteAt(dir, engine, vault);
+}
+
 function siteAt(dir: string, engine: Engine, vault: Vault): TestSite {
   return {
     dir,

@@ -1,5 +1,6 @@
+import fc from 'fast-check';
 import t from 'tap';
-import { GuestAgent } from '../../../qmp/index.ts';
+import { GuestAgent, QmpError } from '../../../qmp/index.ts';
 import { type PeerConnection, ScriptedPeer } from '../../helpers/scripted-peer.ts';
 import type { Teardown } from '../../helpers/temp-dir.ts';
 
@@ -175,4 +176,29 @@ t.test('a lost connection is qmp-agent; close is idempotent', async (t) => {
   await agent.close();
   await agent[Symbol.asyncDispose]();
   t.equal(agent.socket.destroyed, true);
+});
+
+t.test('whatever the guest says, a command returns a number or is qmp-agent', async (t) => {
+  const line = fc.oneof(
+    fc.string().map((text) => text.replaceAll('\n', ' ')),
+    fc.json(),
+    fc.jsonValue().map((value) => JSON.stringify({ return: value })),
+    fc.jsonValue().map((value) => JSON.stringify({ error: value })),
+    fc.constant(JSON.stringify({ error: { class: 'GenericError', desc: 'no' } })),
+    fc.constant('\xff'),
+  );
+  await fc.assert(
+    fc.asyncProperty(fc.array(line, { maxLength: 8 }), async (lines) => {
+      const { agent, guest } = await connectedAgent(t);
+      const frozen = agent.freeze({ timeoutMs: 10_000 }).catch((error: unknown) => error);
+      await guest.request();
+      guest.raw(Buffer.from(lines.map((text) => `${text}\n`).join(''), 'latin1'));
+      // What is no reply is passed over; this one is taken if none of those was.
+      guest.send({ return: 1 });
+      const outcome = await frozen;
+      await agent.close();
+      return typeof outcome === 'number' || (outcome instanceof QmpError && outcome.code === 'qmp-agent');
+    }),
+    { numRuns: 150 },
+  );
 });
