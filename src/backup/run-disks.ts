@@ -1,7 +1,6 @@
 /** The disks of one run: what each one's file stands on, how it is made, and how it gets its contents. */
 import { QmpvaultError } from '../base/errors.ts';
 import { newBitmapName } from '../base/ids.ts';
-import { nbdLink } from '../base/nbd-link.ts';
 import { createImage, rebaseImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
 import { toolError } from '../vault/io-error.ts';
@@ -62,7 +61,7 @@ export async function createFile(
   { disk, file, plan, backingLink }: RunDisk,
   { tools, staging, folders, signal }: FileOptions,
 ): Promise<void> {
-  const link = plan.how === 'resync' ? nbdLink(vmNbdSocket(folders), disk.name) : backingLink;
+  const link = plan.how === 'resync' ? exportLink(vmNbdSocket(folders), disk.name) : backingLink;
   const format = plan.how === 'resync' ? 'raw' : 'qcow2';
   const image = {
     path: staging.diskPath(file),
@@ -75,6 +74,15 @@ export async function createFile(
     throw toolError(error, 'making', image.path);
   });
   await staging.hold(file);
+}
+
+/**
+ * An export as the backing file of an image. Not as an NBD URI: QEMU 11.1 decodes the socket's path twice, so that one
+ * with a percent sign is not found.
+ */
+function exportLink(path: string, exportName: string): string {
+  const file = { driver: 'nbd', server: { type: 'unix', path }, export: exportName };
+  return `json:${JSON.stringify({ driver: 'raw', file })}`;
 }
 
 /**
