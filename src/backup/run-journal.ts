@@ -118,6 +118,7 @@ export function runEnded(run: RunId): void {
 }
 
 export async function removeRunRecord(stateDir: string, run: RunId): Promise<void> {
+  runEnded(run);
   await forgetProgress(stateDir, run);
   await rm(join(stateDir, 'runs', `${run}.json`), { force: true });
 }

@@ -4,6 +4,7 @@ import { rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import type { VmName } from '../../src/base/ids.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { KiB, MiB } from '../../src/base/units.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
@@ -93,7 +94,7 @@ for (const step of ['delete-pull', 'delete-commit']) {
     const { made, vault, fill, free } = await onSmallNas(t);
     const folder = vault.vm('web1');
     let filled = 0;
-    const steps = async (reached: string) => {
+    const steps = async (reached: Step) => {
       if (reached !== step || filled > 0) return;
       filled += 1;
       fill();
@@ -118,7 +119,7 @@ t.test(
     const { made, vault, fill } = await onSmallNas(t);
     const folder = vault.vm('web1');
     let filled = false;
-    const steps = async (reached: string) => {
+    const steps = async (reached: Step) => {
       if (reached !== 'delete-commit' || filled) return;
       filled = true;
       fill();

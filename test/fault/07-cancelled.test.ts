@@ -1,6 +1,8 @@
 /** Row 7: cancelled in the middle of a run, by the caller and by SIGTERM. */
+
 import t from 'tap';
 import { until } from '../../src/base/deadline.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { cli } from '../helpers/cli.ts';
@@ -26,7 +28,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     await fill(2);
 
     const controller = new AbortController();
-    const steps = async (step: string) => {
+    const steps = async (step: Step) => {
       if (step === 'copying') controller.abort();
     };
     const run = site.backUp(vm, { bandwidth: MiB, steps, signal: controller.signal });

@@ -1,5 +1,7 @@
 /** Row 22: QEMU is killed in the middle of a run. */
+
 import t from 'tap';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { backUpWithTruth, expectClean, expectTruth, testSite } from '../helpers/engine.ts';
@@ -21,7 +23,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     for (const step of ['copying', 'inserted', 'published']) {
       for (const { name } of vm.disks) await vm.write(name, step.length, 4 * MiB, 8 * MiB);
       let killedAt = 0;
-      const steps = async (reached: string) => {
+      const steps = async (reached: Step) => {
         if (reached !== step) return;
         await vm.kill();
         killedAt = performance.now();

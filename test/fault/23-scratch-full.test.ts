@@ -1,7 +1,9 @@
 /** Row 23: scratch space runs out. */
+
 import t from 'tap';
 import { backUp } from '../../src/backup/backup.ts';
 import { vmName } from '../../src/base/ids.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { backUpWithTruth, expectClean, expectTruth, testSite } from '../helpers/engine.ts';
@@ -20,7 +22,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     await vm.write('vda', 2, 0, 96 * MiB);
 
     const writer = await GuestWriter.start(vm, 'vda');
-    const steps = async (step: string) => {
+    const steps = async (step: Step) => {
       if (step === 'copying') await vm.write('vda', 3, 64 * MiB, 32 * MiB);
     };
     await t.rejects(site.backUp(vm, { bandwidth: 8 * MiB, steps }), { code: 'scratch-full' });
@@ -28,7 +30,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     await expectClean(t, site, vm, { bitmaps: 1 });
 
     let isFull = false;
-    const fill = async (step: string) => {
+    const fill = async (step: Step) => {
       if (step !== 'copying') return;
       isFull = true;
       await vm.write('vda', 3, 64 * MiB, 8 * MiB);

@@ -1,7 +1,9 @@
 /** Row 26: of two disks one fails, where it is read or where it is written; both are undone. */
+
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import type { QemuTools } from '../../src/image/tools.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
@@ -31,7 +33,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       for (const { name } of vm.disks) await vm.write(name, 2, 0, 32 * MiB);
 
       let fired = false;
-      const steps = async (step: string) => {
+      const steps = async (step: Step) => {
         if (step !== 'copying') return;
         const { nodes } = await vm.leftovers();
         const target = nodes.find((node) => node.endsWith('-t1'));
@@ -59,7 +61,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       const { storageDaemon, fired } = failingDaemon(t, site.engine.tools);
       const writeFails = withEngine(site, { ...site.engine, tools: { ...site.engine.tools, storageDaemon } });
       let mend = async () => {};
-      const steps = async (step: string) => {
+      const steps = async (step: Step) => {
         if (step === 'targets') mend = await breakNode(vm, 'vdb', 'read');
       };
       for (const what of ['reads', 'writes'] as const) {

@@ -2,11 +2,13 @@
  * Rows 27 and 38: the NAS hangs, so the writer hangs, and while it does the guest is reset, stopped and continued
  * from outside.
  */
+
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { backUp } from '../../src/backup/backup.ts';
 import { vmName } from '../../src/base/ids.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { backUpWithTruth, expectClean, expectTruth, testSite, writerPid } from '../helpers/engine.ts';
@@ -77,7 +79,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       const writer = await GuestWriter.start(vm, 'vda');
       const controller = new AbortController();
       let hung = 0;
-      const steps = async (step: string) => {
+      const steps = async (step: Step) => {
         if (step !== 'copied') return;
         hung = await writerPid(site);
         process.kill(hung, 'SIGSTOP');

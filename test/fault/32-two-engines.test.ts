@@ -1,9 +1,11 @@
 /** Row 32: two engines work on one vault. */
+
 import { join } from 'node:path';
 import t from 'tap';
 import { backUp } from '../../src/backup/backup.ts';
 import { until } from '../../src/base/deadline.ts';
 import { vmName } from '../../src/base/ids.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
@@ -27,7 +29,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       const other = await testVm(t, { qemu, disks: TWO_DISKS });
       const elsewhere = await testSite(t, { bin: qemuBin(qemu) });
       let met = false;
-      const steps = async (step: string) => {
+      const steps = async (step: Step) => {
         if (step !== 'copying') return;
         await t.rejects(site.backUp(vm, { qmp }), { code: 'vault-locked' }, 'the same VM');
         await t.rejects(
@@ -70,7 +72,7 @@ t.test('two deletes at once: one is refused, or waits for the other', async (t) 
   const made = await HandMadeVault.withChain(t);
   const arrived = Promise.withResolvers<void>();
   const leave = Promise.withResolvers<void>();
-  const steps = async (step: string) => {
+  const steps = async (step: Step) => {
     if (step !== 'delete-journal') return;
     arrived.resolve();
     await leave.promise;

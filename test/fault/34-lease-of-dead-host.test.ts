@@ -1,4 +1,5 @@
 /** Row 34: the host of a lease's owner is dead. Here it is another pid namespace, of which nothing can be proved either. */
+
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, utimesSync } from 'node:fs';
@@ -6,6 +7,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import t, { type Test } from 'tap';
 import { vmName } from '../../src/base/ids.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
 import { TERM_MS } from '../../src/vault/claim.ts';
 import type { VmFolder } from '../../src/vault/vm-folder.ts';
@@ -30,7 +32,7 @@ t.test('in the middle of a change it is taken over only on the operator’s word
   const made = await HandMadeVault.withChain(t);
   const { vault } = await copyVault(t, made);
   const folder = vault.vm('web1');
-  const steps = async (step: string) => {
+  const steps = async (step: Step) => {
     if (step === 'delete-switch') throw new Error('the end of this engine');
   };
   const p2 = { ...P3, point: 'p2' };

@@ -1,7 +1,9 @@
 /** Row 35: the NAS is not mounted, and where it should be is an empty folder. */
+
 import { readdirSync } from 'node:fs';
 import t from 'tap';
 import { codeOf, EXIT, exitCodeOf } from '../../src/base/errors.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { VaultMemory } from '../../src/vault/memory.ts';
 import { initVault, openVault } from '../../src/vault/vault.ts';
@@ -34,7 +36,7 @@ for (const qemu of qemuVersions(['7.2'])) {
       await expectClean(t, site, vm, { bitmaps: 1 });
 
       for (const step of ['staging', 'copied', 'publish'] as const) {
-        const steps = async (reached: string) => {
+        const steps = async (reached: Step) => {
           if (reached === step) away();
         };
         const error = await site.backUp(vm, { steps }).catch((error: unknown) => error);

@@ -1,7 +1,9 @@
 /** Row 39: somebody takes a snapshot during a run, by device and by node, and restarts the VM. */
+
 import { join } from 'node:path';
 import { execa } from 'execa';
 import t from 'tap';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { backedUpVm } from '../helpers/backed-up-vm.ts';
 import { backUpWithTruth, expectTruth } from '../helpers/engine.ts';
@@ -18,7 +20,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
         });
         const file = join(vm.dir, 'during.qcow2');
         let taken = false;
-        const steps = async (step: string) => {
+        const steps = async (step: Step) => {
           if (step !== 'copying') return;
           const node = first.disks[0]?.source.node ?? '';
           await takeSnapshot(vm, way === 'device' ? { device: 'virtio0' } : { node }, file);

@@ -1,5 +1,7 @@
 /** Row 40: the VM migrates during a run. */
+
 import t from 'tap';
+import type { Step } from '../../src/base/steps.ts';
 import { backedUpVm } from '../helpers/backed-up-vm.ts';
 import { backUpWithTruth, expectTruth } from '../helpers/engine.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
@@ -8,7 +10,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
   t.test(`QEMU ${qemu}: a VM that migrates during a run: published only if it stays`, async (t) => {
     const { vm, site, first } = await backedUpVm(t, qemu);
     let migration = '';
-    const steps = async (step: string) => {
+    const steps = async (step: Step) => {
       if (step !== 'copying') return;
       const ended = vm.qmp.listen(({ name }) => name === 'MIGRATION');
       const capabilities = [{ capability: 'events', state: true }];

@@ -1,10 +1,12 @@
 /** Row 43: the owner of a lease hangs, its term passes, somebody else takes over, and the owner revives. */
+
 import { once } from 'node:events';
 import { utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { codeOf } from '../../src/base/errors.ts';
 import { vmName } from '../../src/base/ids.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
 import { TERM_MS } from '../../src/vault/claim.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
@@ -65,7 +67,7 @@ t.test('a merge that hung at any step, and was finished by another, changes noth
     const { vault } = await copyVault(t, made);
     const folder = vault.vm('web1');
     let reached = -1;
-    const steps = async (step: string) => {
+    const steps = async (step: Step) => {
       reached += 1;
       if (reached !== nth) return;
       walked.push(step);

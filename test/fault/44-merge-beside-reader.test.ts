@@ -1,4 +1,5 @@
 /** Row 44: points are merged while a restore reads them, and restored while they are merged. */
+
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
@@ -6,6 +7,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { codeOf } from '../../src/base/errors.ts';
 import { vmName } from '../../src/base/ids.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { type QemuTools, qemuTools } from '../../src/image/tools.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
 import { type DeleteRequest, deletePoint } from '../../src/upkeep/delete.ts';
@@ -37,7 +39,7 @@ t.test('while points are merged, no reader gets in, and one that waits reads wha
   const folder = made.vault.vm('web1');
   const met: Record<string, string> = {};
   let restored: Promise<void> | undefined;
-  const steps = async (step: string) => {
+  const steps = async (step: Step) => {
     if (step !== 'delete-journal') restored ??= restoreRight(t, made, qemuTools());
     const reader = await folder.registerReader({ what: 'a test' }).catch(codeOf);
     if (typeof reader !== 'string') await reader.close();

@@ -1,6 +1,8 @@
 /** Row 45: the VM starts while its images are backed up. It starts at any step, and no point misses a write. */
+
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { type FixtureVm, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
 import { backUpWithTruth, expectClean, expectTruth, type TestSite, testSite } from '../helpers/engine.ts';
@@ -25,7 +27,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
         await change(nth + 1);
         await vm.quit();
         let fired = false;
-        const steps = async (reached: string) => {
+        const steps = async (reached: Step) => {
           if (reached !== step || fired) return;
           fired = true;
           await vm.restart();
@@ -58,7 +60,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     for (const step of ['jobs', 'copying']) {
       await change(1);
       await vm.quit();
-      const steps = async (reached: string) => {
+      const steps = async (reached: Step) => {
         if (reached !== step) return;
         await vm.restart();
         await vm.quit();
@@ -77,7 +79,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     const { vm, site, change } = await begin(t, qemu, 'raw');
     await backUpWithTruth(site, vm);
     await vm.quit();
-    const steps = async (reached: string) => {
+    const steps = async (reached: Step) => {
       if (reached !== 'copying') return;
       await vm.restart();
       await change(3);
@@ -94,7 +96,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     const { vm, site } = await begin(t, qemu, 'qcow2', MiB);
     await backUpWithTruth(site, vm);
     await vm.quit();
-    const steps = async (reached: string) => {
+    const steps = async (reached: Step) => {
       if (reached !== 'copying') return;
       await vm.restart();
       await vm.write('vda', 9, 0, 65536);

@@ -1,7 +1,9 @@
 /** Row 46: QEMU runs as another user than the engine; scratch lies on the filesystem of the VM's images. */
+
 import { chmodSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import t from 'tap';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { backUpWithTruth, expectClean, expectTruth, testSite } from '../helpers/engine.ts';
@@ -25,7 +27,7 @@ t.test('a VM of another user is backed up, and gets into no folder but its own',
   chmodSync(site.dir, 0o711);
   for (const { name } of vm.disks) await vm.write(name, 1, 0, 8 * MiB);
   const seen: [string, number, number][] = [];
-  const steps = async (step: string) => {
+  const steps = async (step: Step) => {
     if (step !== 'copying') return;
     const run = (await vm.leftovers()).nodes[0]?.slice(0, 11) ?? '';
     const folders = {

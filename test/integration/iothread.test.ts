@@ -1,5 +1,7 @@
 /** Before QEMU 9.0, adding a node over a disk in an iothread that has I/O in flight aborts the VM. */
+
 import t from 'tap';
+import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { expectClean, testSite } from '../helpers/engine.ts';
@@ -16,7 +18,7 @@ for (const qemu of qemuVersions()) {
     const site = await testSite(t, { bin: qemuBin(qemu) });
     await vm.write('vda', 1, 0, 192 * MiB);
     /** Some hundred milliseconds of writes, begun and not waited for. */
-    const steps = async (step: string) => {
+    const steps = async (step: Step) => {
       if (!STEPS.includes(step)) return;
       for (let at = 0; at < 192; at += 16)
         await vm.qmp.execute('human-monitor-command', {

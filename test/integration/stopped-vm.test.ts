@@ -6,7 +6,7 @@ import t, { type Test } from 'tap';
 import { backUp } from '../../src/backup/backup.ts';
 import { inspectVm } from '../../src/backup/inspect.ts';
 import { diskName, type VmName } from '../../src/base/ids.ts';
-import { noSteps, type ReachStep } from '../../src/base/steps.ts';
+import { noSteps, type ReachStep, type Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
 import { type DiskSpec, type FixtureVm, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
@@ -215,7 +215,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     await write(2);
     await vm.quit();
     const cancelling = new AbortController();
-    const steps = async (step: string) => {
+    const steps = async (step: Step) => {
       if (step === 'copying') cancelling.abort();
     };
     await t.rejects(site.backUp(vm, { steps, signal: cancelling.signal }), { code: 'cancelled' });

@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import type { VmName } from '../../src/base/ids.ts';
+import type { Step } from '../../src/base/steps.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
 import { type VerifyRequest, verify } from '../../src/upkeep/verify.ts';
 import type { Work } from '../../src/upkeep/work.ts';
@@ -42,7 +43,7 @@ t.test(
 
 t.test('a change that a dead process left open is finished first, and is no damage', async (t) => {
   const made = await HandMadeVault.withChain(t);
-  const steps = async (step: string) => {
+  const steps = async (step: Step) => {
     if (step === 'delete-describe') throw new Error('the end of this engine');
   };
   const request = { vm: 'web1' as VmName, point: 'p2', descendants: 'refuse' as const };

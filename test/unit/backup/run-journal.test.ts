@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import {
   type RunFacts,
+  readProgress,
   readRunRecords,
   removeRunRecord,
   runEnded,
@@ -13,6 +14,7 @@ import type { RunId } from '../../../src/base/ids.ts';
 import { describe } from '../../../src/image/process-id.ts';
 import { damagedJson } from '../../helpers/damaged-json.ts';
 import { tempDir } from '../../helpers/temp-dir.ts';
+import { point } from '../../helpers/vault-files.ts';
 
 const RUN = '5f3a0c11' as RunId;
 const FACTS: RunFacts = {
@@ -20,7 +22,8 @@ const FACTS: RunFacts = {
   run: RUN,
   vm: { name: 'web1', uuid: '', socket: '/run/web1.qmp' },
   vault: { path: '/nas', id: '0' },
-  point: 'p1',
+  point: point('p1'),
+  began: new Date('2026-11-20T08:41:12.123Z'),
   folders: { writer: '/run/w', nbd: '/run/n', scratch: '/scratch' },
   bitmaps: ['b'],
   images: [],
@@ -50,5 +53,19 @@ t.test('whatever a journal holds, it is read or passed over', async (t) => {
       return found.every(({ record, living }) => typeof record.run === 'string' && living === false);
     }),
     { numRuns: 300 },
+  );
+});
+
+t.test('whatever is noted of its progress, it is read or passed over', async (t) => {
+  const dir = tempDir(t);
+  mkdirSync(join(dir, 'runs'));
+  const good = { copied: { bytes: [[0, 1]], copyMs: 1 }, synced: true };
+  await fc.assert(
+    fc.asyncProperty(fc.array(damagedJson(good), { maxLength: 3 }), async (lines) => {
+      writeFileSync(join(dir, 'runs', `${RUN}.progress`), `${lines.join('\n')}\n`);
+      const { copied, synced = true } = await readProgress(dir, RUN);
+      return synced && (copied === undefined || Array.isArray(copied.bytes));
+    }),
+    { numRuns: 200 },
   );
 });
