@@ -2,7 +2,7 @@
  * The daemon: its parts put together, and what happens by itself. It touches no NAS and waits for no VM without a deadline;
  * both are the business of workers and readers. So it answers while a NAS hangs.
  */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import type { Server } from 'node:net';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup-stack.ts';
@@ -141,7 +141,13 @@ export class Daemon {
     try {
       const [vms, store, memory] = await Promise.all([
         Vms.open(config, { stateDir, log }),
-        RunStore.open({ stateDir, clock, log, reachStep }),
+        RunStore.open({
+          stateDir,
+          clock,
+          log,
+          reachStep,
+          onForgotten: (id) => rm(workFolder(stateDir, id), { recursive: true, force: true }),
+        }),
         ScheduleMemory.open(stateDir),
       ]);
       const daemon = new Daemon(options, config, { vms, store, memory });
@@ -302,7 +308,7 @@ export class Daemon {
 
   #placeOf(id: RunId): WorkerPlace {
     const { stateDir, runtimeDir } = this.#options;
-    return { folder: join(stateDir, 'daemon', 'work', id), socket: join(runtimeDir, `w-${id}.sock`) };
+    return { folder: workFolder(stateDir, id), socket: join(runtimeDir, `w-${id}.sock`) };
   }
 
   #settingsOf({ vm }: RunRecord) {
@@ -385,4 +391,9 @@ export class Daemon {
 /** What of it is the operation's parameters. */
 function verifyOf({ oldest, level, boot }: VerifyConfig): Record<string, unknown> {
   return { oldest, level, ...(boot !== null && { boot }) };
+}
+
+/** The task, the outcome and the log of a run. */
+function workFolder(stateDir: string, id: RunId): string {
+  return join(stateDir, 'daemon', 'work', id);
 }

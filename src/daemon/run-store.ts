@@ -27,6 +27,8 @@ export interface RunStoreOptions {
   readonly clock: Clock;
   readonly log: Log;
   readonly reachStep: ReachStep;
+  /** What else there is of a run goes with its record. */
+  readonly onForgotten?: (id: RunId) => Promise<void>;
   /** Ended runs that are remembered. */
   readonly keep?: { readonly perVm: number; readonly overall: number };
 }
@@ -52,7 +54,7 @@ export class RunStore {
   readonly #writes = new Map<RunId, Promise<unknown>>();
 
   private constructor(options: RunStoreOptions) {
-    this.#options = { keep: { perVm: 100, overall: 2000 }, ...options };
+    this.#options = { keep: { perVm: 100, overall: 2000 }, onForgotten: async () => {}, ...options };
     this.#folder = join(options.stateDir, 'daemon', 'runs');
   }
 
@@ -176,9 +178,12 @@ export class RunStore {
       this.#runs.delete(id);
       if (requestId !== null && this.#byRequest.get(requestId) === id) this.#byRequest.delete(requestId);
       // One that comes back after a power failure is only forgotten once more.
-      await rm(this.#fileOf(id), { force: true }).catch((error: unknown) => {
+      try {
+        await this.#options.onForgotten(id);
+        await rm(this.#fileOf(id), { force: true });
+      } catch (error) {
         this.#options.log.warn({ run: id, reason: messageOf(error) }, 'an old record cannot be removed');
-      });
+      }
     }
   }
 

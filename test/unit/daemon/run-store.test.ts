@@ -155,3 +155,28 @@ t.test('the newest of each kind of a schedule, and the newest success, outlast t
   t.same(places({ perVm: 100, overall: 2 }), [0, 3, 5, 6, 7, 8]);
   t.same(places({ perVm: 100, overall: 100 }), []);
 });
+
+t.test('with a record all that there is of its run is forgotten', async (t) => {
+  const forgotten: string[] = [];
+  const store = await RunStore.open({
+    stateDir: tempDir(t),
+    clock: () => new Date(START),
+    log: silent,
+    reachStep: noSteps,
+    keep: { perVm: 1, overall: 1 },
+    onForgotten: async (id) => {
+      forgotten.push(id);
+    },
+  });
+  const ids: string[] = [];
+  for (let i = 0; i < 3; i += 1) {
+    const { id } = await store.create(BACKUP);
+    await store.apply(id, { type: 'failed', error: ERROR });
+    ids.push(id);
+  }
+  t.equal(forgotten.length, 2);
+  t.strictSame(
+    store.all().map(({ id }) => id),
+    ids.filter((id) => !forgotten.includes(id)),
+  );
+});
