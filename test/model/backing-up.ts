@@ -87,6 +87,7 @@ export function stoppedRequest(
 
 export function note(world: World, model: ModelVault, point: Manifest, moment: Contents): void {
   model.points.set(point.id, moment);
+  model.isFresh = true;
   settle(model);
   Tally.count(world.tally.points, point.how);
 }

@@ -3,6 +3,7 @@ import { strict as assert } from 'node:assert';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
+import { until } from '../../src/base/deadline.ts';
 import { codeOf } from '../../src/base/errors.ts';
 import type { Step } from '../../src/base/steps.ts';
 import { KiB } from '../../src/base/units.ts';
@@ -208,7 +209,16 @@ async function writers({ engine }: World): Promise<number[]> {
 
 /** No more than that is left in the vaults' filesystem, until it is grown again. */
 async function leaveFree({ nas }: World, freeKiB: number): Promise<void> {
-  growTmpfs(nas, (await usedBytes(nas)) + freeKiB * KiB);
+  // It cannot be made smaller than what is being written meanwhile.
+  const shrink = async () => growTmpfs(nas, (await usedBytes(nas)) + freeKiB * KiB);
+  await until(
+    () =>
+      shrink().then(
+        () => true,
+        () => undefined,
+      ),
+    { what: 'a full filesystem' },
+  );
 }
 
 /** After a kill the disks hold what reached the images: nobody can have relied on the rest. */

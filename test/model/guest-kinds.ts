@@ -124,6 +124,7 @@ export const guestKinds = {
         return 'done';
       }
       await vm.plug(spare);
+      for (const vault of world.vaults) vault.isFresh = false;
       const known = world.disks.get(spare.name);
       if (known === undefined) await world.meet(spare);
       else known.node = spare.name;

@@ -54,6 +54,8 @@ export interface ModelVault {
   readonly points: Map<PointId, Contents>;
   /** A command died in it, and what it left may be there until the next one has run. */
   isUnsettled: boolean;
+  /** The disks still have the images of the last point: then none of its bitmaps can be an old one. */
+  isFresh: boolean;
   /** What the disks held at the moments of runs whose engines were killed: the next backup may finish their points. */
   readonly dead: Map<RunId, Contents>;
   /** Points that the dead command was deleting: each may be there or not. */
@@ -136,6 +138,7 @@ export class World {
         vault,
         points: new Map(),
         isUnsettled: false,
+        isFresh: false,
         dead: new Map(),
         doubtful: new Set(),
       });
@@ -170,6 +173,7 @@ export class World {
   /** The disk consists of other images from now on. */
   consistsOf(disk: ModelDisk, images: Image[]): void {
     disk.images = images;
+    for (const vault of this.vaults) vault.isFresh = false;
     const fixture = this.vm.disks.find(({ name }) => name === disk.spec.name);
     if (fixture)
       Object.assign(fixture, { image: this.imageOf(disk).path, format: this.imageOf(disk).format });
