@@ -4,6 +4,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
+import { NODE_FLAGS } from '../../src/base/node-flags.ts';
 import { KiB } from '../../src/base/units.ts';
 import { type FixtureVm, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
 
@@ -85,7 +86,7 @@ export class Command {
       '--init',
     ];
     args.push('--qmp', vm.qmpSocket, '--full-every', '1000', ...options);
-    return execa(process.execPath, ['--import', PEAK_MEMORY, MAIN, ...args], {
+    return execa(process.execPath, [...NODE_FLAGS, '--import', PEAK_MEMORY, MAIN, ...args], {
       reject: false,
       stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
       env: {

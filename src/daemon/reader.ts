@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { bounded } from '../base/deadline.ts';
 import { type Details, type ErrorCode, QmpvaultError } from '../base/errors.ts';
+import { NODE_FLAGS } from '../base/node-flags.ts';
 import { startTalking, type TalkingProcess } from '../image/detached-process.ts';
 import type { OperationName, Params, Result } from '../operations/index.ts';
 
@@ -87,7 +88,7 @@ export class Reader {
   }
 
   async #start(): Promise<TalkingProcess> {
-    const child = await startTalking([process.execPath, ENTRY, JSON.stringify(this.#site)]);
+    const child = await startTalking([process.execPath, ...NODE_FLAGS, ENTRY, JSON.stringify(this.#site)]);
     const lines = createInterface({ input: child.stdout });
     lines.on('error', () => {});
     lines.on('line', (line) => this.#heed(JSON.parse(line)));

@@ -7,6 +7,7 @@ import { createConnection, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { NODE_FLAGS } from '../base/node-flags.ts';
 import { endOf, kill, processIn, startDetached } from '../image/detached-process.ts';
 import type { ProcessId } from '../image/process-id.ts';
 import type { Progress } from '../operations/index.ts';
@@ -51,7 +52,7 @@ export class Worker {
   /** @throws internal when no process can be started */
   static async start(place: WorkerPlace, task: Omit<Task, 'format' | 'socket'>): Promise<Worker> {
     await writeTask(place.folder, { ...task, format: 1, socket: place.socket });
-    const child = await startDetached(place.folder, [process.execPath, ENTRY, place.folder], {
+    const child = await startDetached(place.folder, [process.execPath, ...NODE_FLAGS, ENTRY, place.folder], {
       // Options meant for the daemon would only slow it down, or hinder it.
       env: { NODE_OPTIONS: '' },
     });
