@@ -3,7 +3,7 @@
  *
  * Whoever connects while the monitor is being set up may be greeted twice, and what he said in between is not answered
  * (m: 7.2, 5 of 1200 starts); or the program dies of SIGSEGV (m: 7.2's storage daemon on a busy host, after 60 starts, and
- * not in 2400 others). It has done nothing by then, and is started again.
+ * not in 1200 others). It has done nothing by then, and is started again.
  */
 import type { ChildProcess } from 'node:child_process';
 import { QmpClient } from '../../qmp/index.ts';
