@@ -2,7 +2,7 @@
  * Operations as the daemon does them: each asked with the method of the same meaning, and answered in the same shape as
  * if it had been done here.
  */
-import { messageOf, QmpvaultError } from '../base/errors.ts';
+import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import type { OperationName, Params, Progress, Result } from '../operations/index.ts';
 import type { RpcClient } from '../rpc/client.ts';
 import type { MethodName } from '../rpc/methods.ts';
@@ -125,6 +125,16 @@ async function follow(
     if (signal.aborted) cancel();
     if (onProgress !== undefined) await client.call('run.subscribe', { runId });
     return resultOf(await client.call('run.wait', { runId }));
+  } catch (error) {
+    if (codeOf(error) !== 'daemon-lost') throw error;
+    throw new QmpvaultError(
+      'daemon-lost',
+      `${messageOf(error)}. Run ${runId} goes on: 'qmpvault rpc run.wait'`,
+      {
+        details: { runId },
+        cause: error,
+      },
+    );
   } finally {
     signal.removeEventListener('abort', cancel);
     listener.close();

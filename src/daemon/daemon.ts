@@ -107,7 +107,7 @@ export class Daemon {
       clock,
       log,
       placeOf: (id) => this.#placeOf(id),
-      taskOf: (record) => this.#taskOf(record),
+      taskOf: (record, signal) => this.#taskOf(record, signal),
       admit: (active, now) =>
         admit(active, { limits: this.#config.limits, settingsOf: (run) => this.#settingsOf(run), now }),
       retriesOf: (record) => this.#settingsOf(record).retries,
@@ -173,7 +173,7 @@ export class Daemon {
       await this.#vaults.configure(config);
       if (this.#server !== null) this.#server.clientsMax = config.limits.clients;
       this.#runs.reconsider();
-      void this.#discover();
+      this.#discover().catch((error: unknown) => log.warn({ code: codeOf(error) }, messageOf(error)));
       log.info({ changes }, 'the configuration was read again');
       return changes;
     } catch (error) {
@@ -273,8 +273,8 @@ export class Daemon {
     return now;
   }
 
-  async #taskOf(record: RunRecord) {
-    const vault = await this.#hold(record);
+  async #taskOf(record: RunRecord, signal: AbortSignal) {
+    const vault = await this.#hold(record, signal);
     const vm = this.#vms.list().find(({ name }) => name === record.vm) ?? null;
     const { operation, params } = operationOf(record, vm, vault);
     return {
@@ -288,10 +288,12 @@ export class Daemon {
   }
 
   /** Its vault stays mounted until it has ended. @returns the folder */
-  async #hold({ id, vault }: RunRecord): Promise<string> {
-    const used = await this.#vaults.use(vault);
+  async #hold({ id, vault }: RunRecord, signal?: AbortSignal): Promise<string> {
+    const used = await this.#vaults.use(vault, signal);
     this.#holds.get(id)?.[Symbol.dispose]();
-    this.#holds.set(id, used);
+    // It may have ended while the share was being mounted.
+    if (isEnded(this.#store.get(id)?.state ?? 'failed')) used[Symbol.dispose]();
+    else this.#holds.set(id, used);
     return used.path;
   }
 
@@ -316,7 +318,9 @@ export class Daemon {
   }
 
   #share(running: readonly RunRecord[]) {
-    const runs = running.map(({ id, params }) => {
+    // Only backups can be slowed down.
+    const backups = running.filter(({ what }) => what === 'backup');
+    const runs = backups.map(({ id, params }) => {
       const own = typeof params['bandwidth'] === 'number' ? params['bandwidth'] : null;
       const given = this.#bandwidths.get(id);
       return { id, ceiling: given === undefined ? own : given };

@@ -54,6 +54,9 @@ export class Exports {
       run: id,
       operation: 'serve',
       params: { vault: vault.path, ...params },
+    }).catch((error: unknown) => {
+      vault[Symbol.dispose]();
+      throw error;
     });
     this.#keep(id, worker);
     void worker.ended.then(() => vault[Symbol.dispose]());

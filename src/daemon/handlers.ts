@@ -54,7 +54,7 @@ export function handlers(site: MethodsSite): Handlers<typeof METHODS> {
       const vm = vms.get(name);
       const { qmp, images, fullEvery } = vm;
       const params = { vm: name, ...(qmp !== null && { qmp }), images: { ...images }, fullEvery };
-      return vaults.ask(vaultOf(vm, vault), 'inspect', params, { signal, timeoutMs: VM_MS });
+      return vaults.ask(vaultOf(vm, vault), 'inspect', params, { signal, ...VM_BOUND });
     },
 
     'backup.start': ({ pointId, ...wish }) =>
@@ -144,7 +144,7 @@ export function handlers(site: MethodsSite): Handlers<typeof METHODS> {
       );
     }
     const params = { vm: vm.name, qmp: vm.qmp, ...wish };
-    return vaults.ask(vaultOf(vm, vault), 'bitmaps', params, { signal, timeoutMs: VM_MS });
+    return vaults.ask(vaultOf(vm, vault), 'bitmaps', params, { signal, ...VM_BOUND });
   }
 
   /** The wish as it was given: what the configuration adds is added when the run begins. */
@@ -175,7 +175,7 @@ export function handlers(site: MethodsSite): Handlers<typeof METHODS> {
 }
 
 /** A VM may take its time to answer, and its disks theirs. */
-const VM_MS = 30_000;
+const VM_BOUND = { timeoutMs: 30_000, code: 'vm-busy' } as const;
 
 interface Wish {
   readonly vm?: KnownVm['name'] | undefined;

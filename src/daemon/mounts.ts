@@ -86,7 +86,10 @@ export class Mounts {
    * share of ours is always there. Also for a run that was found at work when the daemon started.
    * @throws vault-away with the reason, vault-unknown, cancelled
    */
-  async use(name: string, { signal }: { signal?: AbortSignal } = {}): Promise<Disposable> {
+  async use(
+    name: string,
+    { signal, isNeed = true }: { signal?: AbortSignal | undefined; isNeed?: boolean } = {},
+  ): Promise<Disposable> {
     const share = this.#share(name);
     share.users += 1;
     try {
@@ -96,13 +99,13 @@ export class Mounts {
       });
       await bounded(mounted, { signal, what: `the mount of ${name}` });
     } catch (error) {
-      this.#release(share);
+      this.#release(share, isNeed);
       throw error;
     }
     let isReleased = false;
     return {
       [Symbol.dispose]: () => {
-        if (!isReleased) this.#release(share);
+        if (!isReleased) this.#release(share, isNeed);
         isReleased = true;
       },
     };
@@ -193,9 +196,10 @@ export class Mounts {
     await mine;
   }
 
-  #release(share: Share): void {
+  /** @param isNeed a look at how it is does not count: else nothing would ever be idle */
+  #release(share: Share, isNeed: boolean): void {
     share.users -= 1;
-    share.idleSince = this.#clock();
+    if (isNeed) share.idleSince = this.#clock();
   }
 
   #away(share: Share, why: string): QmpvaultError {

@@ -3,13 +3,13 @@
  *   {"id": 1, "operation": "list", "params": {...}}  ->  {"id": 1, "result": {...}} or {"id": 1, "error": {...}}
  * It ends with its stdin. Its argument is what of an engine it needs, as JSON.
  */
-import { createInterface } from 'node:readline';
 import { errorJson } from '../base/errors.ts';
 import { silent } from '../base/log.ts';
 import { noSteps } from '../base/steps.ts';
 import { VERSION } from '../base/version.ts';
 import { qemuTools } from '../image/tools.ts';
 import { type OperationName, perform } from '../operations/index.ts';
+import { onJsonLines } from './json-lines.ts';
 
 interface Question {
   readonly id: number;
@@ -35,7 +35,6 @@ async function answer({ id, operation, params }: Question): Promise<void> {
 }
 
 process.stdout.on('error', () => process.exit(0));
-const lines = createInterface({ input: process.stdin });
-lines.on('line', (line) => void answer(JSON.parse(line)));
+onJsonLines<Question>(process.stdin, (question) => void answer(question));
 // At once, also while questions hang in the NAS: nobody waits for the answers.
-lines.on('close', () => process.exit(0));
+process.stdin.on('close', () => process.exit(0));

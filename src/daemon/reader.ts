@@ -2,13 +2,13 @@
  * Short questions about one vault, answered by a process that may hang in the NAS. If it does not answer in time, the NAS
  * is taken for away: the process is killed, and left behind if it cannot die; the next question goes to another.
  */
-import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { bounded } from '../base/deadline.ts';
 import { type Details, type ErrorCode, QmpvaultError } from '../base/errors.ts';
 import { NODE_FLAGS } from '../base/node-flags.ts';
 import { startTalking, type TalkingProcess } from '../image/detached-process.ts';
 import type { OperationName, Params, Result } from '../operations/index.ts';
+import { onJsonLines } from './json-lines.ts';
 
 const ENTRY = fileURLToPath(
   new URL(import.meta.url.endsWith('.ts') ? './reader-main.ts' : './reader-main.js', import.meta.url),
@@ -28,6 +28,13 @@ interface Answer {
   readonly error?: { code: ErrorCode; message: string; details: Details };
 }
 
+export interface AskBound {
+  readonly timeoutMs?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** When no answer comes in time, where it is not the NAS alone that is waited for. */
+  readonly code?: ErrorCode;
+}
+
 export class Reader {
   readonly #site: ReaderSite;
   readonly #what: string;
@@ -42,11 +49,11 @@ export class Reader {
     this.#what = what;
   }
 
-  /** @throws vault-away when no answer comes in time; what the operation throws */
+  /** @throws `code` (default `vault-away`) when no answer comes in time; what the operation throws */
   async ask<N extends OperationName>(
     operation: N,
     params: Params<N>,
-    { timeoutMs = ANSWER_MS, signal }: { timeoutMs?: number; signal?: AbortSignal | undefined } = {},
+    { timeoutMs = ANSWER_MS, signal, code = 'vault-away' }: AskBound = {},
   ): Promise<Result<N>> {
     const reader = await this.#running();
     const id = ++this.#lastId;
@@ -56,7 +63,7 @@ export class Reader {
     const what = `${this.#what} to answer: does the NAS hang?`;
     let answered = true;
     try {
-      return (await bounded(answer.promise, { timeoutMs, signal, what, code: 'vault-away' })) as Result<N>;
+      return (await bounded(answer.promise, { timeoutMs, signal, what, code })) as Result<N>;
     } catch (error) {
       answered = !this.#open.has(id) || signal?.aborted === true;
       throw error;
@@ -89,9 +96,7 @@ export class Reader {
 
   async #start(): Promise<TalkingProcess> {
     const child = await startTalking([process.execPath, ...NODE_FLAGS, ENTRY, JSON.stringify(this.#site)]);
-    const lines = createInterface({ input: child.stdout });
-    lines.on('error', () => {});
-    lines.on('line', (line) => this.#heed(JSON.parse(line)));
+    onJsonLines<Answer>(child.stdout, (answer) => this.#heed(answer));
     child.on('exit', () => this.#gone(child));
     return child;
   }

@@ -68,7 +68,8 @@ export function afterLoss(
   record: RunRecord,
   error: RunError,
 ): Extract<RunEvent, { type: 'failed' | 'lost' }> {
-  return record.attempts < LOSSES_MAX ? { type: 'lost', error } : { type: 'failed', error };
+  const isOver = record.state !== 'cancelling' && record.attempts >= LOSSES_MAX;
+  return !isOver ? { type: 'lost', error } : { type: 'failed', error };
 }
 
 /** Twice as long each time, and up to a quarter less, so that VMs that failed together do not come back together. */

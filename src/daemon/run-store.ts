@@ -111,14 +111,18 @@ export class RunStore {
 
   /**
    * Lets something happen to a run. Durable when it returns; when it throws, nothing has changed.
+   * @param onEnded called, once in a run's life, when this is what ended it
    * @throws internal for what cannot happen in its state; run-unknown; state-unwritable
    */
-  async apply(id: RunId, event: RunEvent): Promise<RunRecord> {
+  async apply(id: RunId, event: RunEvent, onEnded?: (record: RunRecord) => void): Promise<RunRecord> {
     const after = await this.#afterOthers(id, async () => {
       const before = this.#runs.get(id);
       if (before === undefined) throw new QmpvaultError('run-unknown', `there is no run ${id}`);
       const after = afterEvent(before, event, this.#options.clock());
-      return after === before ? before : this.#write(after, event.type);
+      if (after === before) return before;
+      const written = await this.#write(after, event.type);
+      if (isEnded(after.state) && !isEnded(before.state)) onEnded?.(written);
+      return written;
     });
     if (isEnded(after.state)) await this.#forgetOld();
     return after;
@@ -174,7 +178,7 @@ export class RunStore {
   }
 
   async #forgetOld(): Promise<void> {
-    for (const { id, requestId } of surplusRuns(this.all(), this.#options.keep)) {
+    for (const { id, requestId } of surplusRuns(this.all(), this.#options.keep, this.#options.clock())) {
       this.#runs.delete(id);
       if (requestId !== null && this.#byRequest.get(requestId) === id) this.#byRequest.delete(requestId);
       // One that comes back after a power failure is only forgotten once more.

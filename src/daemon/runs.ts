@@ -3,6 +3,7 @@
  * store's; who may begin is the queue's; the work is a worker's. Here they are brought together, and it is here that a
  * daemon that was started anew finds its workers again.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../base/clock.ts';
 import { bounded } from '../base/deadline.ts';
 import { codeOf, errorJson, messageOf, QmpvaultError } from '../base/errors.ts';
@@ -14,7 +15,7 @@ import { afterFailure, afterLoss } from './retry.ts';
 import type { NewRun, RunError, RunEvent, RunRecord } from './run-record.ts';
 import { isEnded } from './run-state.ts';
 import type { RunStore } from './run-store.ts';
-import type { Outcome, Task } from './task.ts';
+import { forgetAttempt, type Outcome, type Task } from './task.ts';
 import { Worker, type WorkerPlace } from './worker.ts';
 
 export interface RunsOptions {
@@ -23,7 +24,7 @@ export interface RunsOptions {
   readonly log: Log;
   readonly placeOf: (id: RunId) => WorkerPlace;
   /** Makes ready what a run works on, and says what its worker is to do. @throws what keeps it from beginning */
-  readonly taskOf: (record: RunRecord) => Promise<Omit<Task, 'format' | 'socket'>>;
+  readonly taskOf: (record: RunRecord, signal: AbortSignal) => Promise<Omit<Task, 'format' | 'socket'>>;
   readonly admit: (active: readonly RunRecord[], now: Date) => Admission;
   readonly retriesOf: (record: RunRecord) => RetryConfig;
   /** Bytes per second of each running run; null: no limit. */
@@ -34,6 +35,7 @@ export interface RunsOptions {
 
 /** A worker that was told to end and does not is given up after this time. */
 const CANCEL_MS = 4_500;
+const WRITE_AGAIN_MS = 5_000;
 /** The system's clock may jump: the queue is asked again anyway. */
 const LOOK_AGAIN_MS = 60_000;
 
@@ -46,6 +48,8 @@ export class Runs {
   readonly #following = new Map<RunId, Promise<void>>();
   #waiting: ReadonlyMap<RunId, string> = new Map();
   #timer: NodeJS.Timeout | undefined;
+  /** Scheduled runs that are ended because the daemon ends. */
+  readonly #interrupted = new Set<RunId>();
   /** No run begins any more. */
   #closing = false;
   /** Workers are let go: what becomes of them is the next daemon's business. */
@@ -95,7 +99,7 @@ export class Runs {
   ): Promise<RunRecord> {
     const record = this.get(id);
     if (isEnded(record.state)) return record;
-    const ended = this.#endOf(record.id);
+    const ended = this.#endOf(record.id, signal);
     const what = `the end of run ${id}`;
     await bounded(ended, { timeoutMs, signal, what, code: 'run-stalled' }).catch((error: unknown) => {
       if (codeOf(error) !== 'run-stalled') throw error;
@@ -105,10 +109,11 @@ export class Runs {
 
   /** It ends within five seconds, whatever it waits for. Of an ended one it changes nothing. @throws run-unknown */
   async cancel(id: string, why = 'somebody asked for it'): Promise<RunRecord> {
-    const before = this.get(id);
-    const record = await this.#options.store.apply(before.id, { type: 'cancelRequested' });
-    if (before.state === 'queued') this.#ended(record);
-    if (record.state === 'cancelling') this.#stop(record.id, why);
+    const { id: known } = this.get(id);
+    const record = await this.#options.store.apply(known, { type: 'cancelRequested' }, (it) =>
+      this.#ended(it),
+    );
+    if (record.state === 'cancelling') this.#stop(known, why);
     return record;
   }
 
@@ -137,7 +142,14 @@ export class Runs {
     );
     if (isOver) return;
     const running = this.#options.store.active().filter(({ state }) => state !== 'queued');
-    await Promise.all(running.map(({ id }) => this.cancel(id, 'the daemon was stopped').catch(() => {})));
+    const why = 'the daemon was stopped';
+    for (const { id, cause } of running) {
+      if (cause === 'requested') void this.cancel(id, why).catch(() => {});
+      else {
+        this.#interrupted.add(id);
+        this.#stop(id, why);
+      }
+    }
     await Promise.all(this.#following.values());
   }
 
@@ -159,9 +171,10 @@ export class Runs {
 
   #follow(id: RunId, work: Promise<void>): void {
     const followed = work
-      .catch((error: unknown) => {
-        // The state cannot be written: what happens next is for the next daemon to find out.
+      .catch(async (error: unknown) => {
         this.#options.log.warn({ run: id, code: codeOf(error) }, messageOf(error));
+        // It is still queued, and would be begun again at once.
+        await delay(WRITE_AGAIN_MS, undefined, { ref: false });
       })
       .finally(() => {
         this.#following.delete(id);
@@ -175,21 +188,23 @@ export class Runs {
 
   async #begin(id: RunId): Promise<void> {
     const { store, taskOf, placeOf } = this.#options;
+    // Of the attempt before: found after a crash, it would be taken for this one's.
+    await forgetAttempt(placeOf(id).folder);
     const record = await store.apply(id, { type: 'started' });
     const preparing = new AbortController();
     this.#preparing.set(id, preparing);
     let worker: Worker;
     try {
       const { signal } = preparing;
-      const task = await bounded(taskOf(record), { signal, what: 'what the run needs' });
+      const task = await bounded(taskOf(record, signal), { signal, what: 'what the run needs' });
       worker = await Worker.start(placeOf(id), task);
     } catch (error) {
       return this.#failed(id, errorJson(error));
     } finally {
       this.#preparing.delete(id);
     }
-    await store.apply(id, { type: 'noted', worker: worker.id });
-    await this.#attend(id, worker);
+    const noted = store.apply(id, { type: 'noted', worker: worker.id });
+    await Promise.all([noted.catch(() => {}), this.#attend(id, worker)]);
   }
 
   async #attend(id: RunId, worker: Worker): Promise<void> {
@@ -198,7 +213,7 @@ export class Runs {
     worker.onProgress = (progress) => {
       store.setProgress(id, progress);
       const record = store.get(id);
-      if (record !== undefined) onProgress?.(record);
+      if (record !== undefined && !isEnded(record.state)) onProgress?.(record);
     };
     if (store.get(id)?.state === 'cancelling') this.#stop(id, 'somebody asked for it');
     this.#share();
@@ -217,7 +232,13 @@ export class Runs {
   async #failed(id: RunId, error: RunError): Promise<void> {
     const record = this.get(id);
     const { retriesOf, clock } = this.#options;
-    await this.#happen(id, afterFailure(record, error, retriesOf(record), clock()));
+    const event = afterFailure(record, error, retriesOf(record), clock());
+    // Nobody wanted it to end but the daemon itself, which takes it up again when it is back.
+    const isInterrupted = event.type === 'stopped' && this.#interrupted.has(id);
+    await this.#happen(
+      id,
+      isInterrupted ? { type: 'postponed', error, notBefore: clock().toISOString() } : event,
+    );
   }
 
   /** Without a word. The next worker finds what it left, finishes its point or cleans up after it. */
@@ -232,8 +253,16 @@ export class Runs {
   }
 
   async #happen(id: RunId, event: RunEvent): Promise<void> {
-    const record = await this.#options.store.apply(id, event);
-    if (isEnded(record.state)) this.#ended(record);
+    for (;;) {
+      try {
+        await this.#options.store.apply(id, event, (record) => this.#ended(record));
+        return;
+      } catch (error) {
+        // A disk that is full now would keep the run, and so the VM, for ever.
+        if (codeOf(error) !== 'state-unwritable' || this.#released) throw error;
+        await delay(WRITE_AGAIN_MS, undefined, { ref: false });
+      }
+    }
   }
 
   #ended(record: RunRecord): void {
@@ -246,10 +275,17 @@ export class Runs {
 
   readonly #waiters = new Map<RunId, (() => void)[]>();
 
-  #endOf(id: RunId): Promise<void> {
+  #endOf(id: RunId, signal: AbortSignal | undefined): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waiters.set(id, [...(this.#waiters.get(id) ?? []), resolve]);
+    signal?.addEventListener('abort', () => this.#forgetWaiter(id, resolve), { once: true });
     return promise;
+  }
+
+  #forgetWaiter(id: RunId, waiter: () => void): void {
+    const others = (this.#waiters.get(id) ?? []).filter((other) => other !== waiter);
+    if (others.length > 0) this.#waiters.set(id, others);
+    else this.#waiters.delete(id);
   }
 
   #stop(id: RunId, why: string): void {

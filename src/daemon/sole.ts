@@ -15,7 +15,7 @@ export async function beSole(stateDir: string): Promise<Server> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   // Nobody has anything to say here.
   const server = createServer((socket) => socket.destroy());
-  server.once('error', reject);
+  server.on('error', reject);
   server.listen(`\0qmpvault-${digest.slice(0, 32)}`, resolve);
   try {
     await promise;

@@ -41,11 +41,14 @@ const outcomeSchema = z.discriminatedUnion('ok', [
 
 export type Outcome = z.output<typeof outcomeSchema>;
 
+/** What the last worker left that says that it was there, and how it ended; its log stays. */
+export async function forgetAttempt(folder: string): Promise<void> {
+  for (const file of ['outcome.json', 'pid']) await rm(join(folder, file), { force: true });
+}
+
 /** Durable when it returns. */
 export async function writeTask(folder: string, task: Task): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
-  // Of the attempt before this one.
-  await rm(join(folder, 'outcome.json'), { force: true });
   await writeFileDurably(join(folder, 'task.json'), `${JSON.stringify(task)}\n`);
 }
 

@@ -7,7 +7,7 @@ import type { Config, VaultConfig } from '../config/config.ts';
 import type { OperationName, Params, Result } from '../operations/index.ts';
 import type { VaultStatus } from '../rpc/status.ts';
 import type { Mounts } from './mounts.ts';
-import { Reader, type ReaderSite } from './reader.ts';
+import { type AskBound, Reader, type ReaderSite } from './reader.ts';
 
 export interface LastPoint {
   readonly id: string;
@@ -71,9 +71,13 @@ export class Vaults {
   }
 
   /** Its folder is there until what this returns is disposed of. @throws vault-away, vault-unknown */
-  async use(name: string | null, signal?: AbortSignal): Promise<Disposable & { readonly path: string }> {
+  async use(
+    name: string | null,
+    signal?: AbortSignal,
+    isNeed = true,
+  ): Promise<Disposable & { readonly path: string }> {
     const vault = this.get(name);
-    const share = await this.#options.mounts.use(vault.name, { ...(signal && { signal }) });
+    const share = await this.#options.mounts.use(vault.name, { signal, isNeed });
     return { path: vault.path, [Symbol.dispose]: () => share[Symbol.dispose]() };
   }
 
@@ -82,10 +86,10 @@ export class Vaults {
     name: string | null,
     operation: N,
     params: Omit<Params<N>, 'vault'>,
-    bound: { signal?: AbortSignal | undefined; timeoutMs?: number } = {},
+    { isNeed = true, ...bound }: AskBound & { isNeed?: boolean } = {},
   ): Promise<Result<N>> {
     const vault = this.get(name);
-    using share = await this.use(vault.name, bound.signal);
+    using share = await this.use(vault.name, bound.signal, isNeed);
     const reader = this.#readers.get(vault.name) ?? new Reader(this.#options.site, `the vault ${vault.name}`);
     this.#readers.set(vault.name, reader);
     const wish = { vault: share.path, ...params } as unknown as Params<N>;
@@ -106,9 +110,9 @@ export class Vaults {
   }
 
   /** How full it is, and its newest points. @throws as ask */
-  async stats(name: string | null, signal?: AbortSignal): Promise<Result<'stats'>> {
+  async stats(name: string | null, signal?: AbortSignal, isNeed = true): Promise<Result<'stats'>> {
     const vault = this.get(name);
-    const stats = await this.ask(vault.name, 'stats', {}, { signal, timeoutMs: STATS_MS });
+    const stats = await this.ask(vault.name, 'stats', {}, { signal, timeoutMs: STATS_MS, isNeed });
     const { totalBytes, freeBytes } = stats;
     this.#room.set(vault.name, { totalBytes, freeBytes });
     const newest = stats.vms.flatMap(({ name, newest }) => (newest ? [[name, newest] as const] : []));
@@ -126,12 +130,14 @@ export class Vaults {
       ({ name, mount }) => mount === null || !['unmounted', 'unknown'].includes(mounts.stateOf(name).state),
     );
     await Promise.all(
-      present.map(({ name }) => (isTimeToCount ? this.stats(name) : this.#measure(name)).catch(() => {})),
+      present.map(({ name }) =>
+        (isTimeToCount ? this.stats(name, undefined, false) : this.#measure(name)).catch(() => {}),
+      ),
     );
   }
 
   async #measure(name: string): Promise<void> {
-    const { totalBytes, freeBytes } = await this.ask(name, 'stats', { points: false });
+    const { totalBytes, freeBytes } = await this.ask(name, 'stats', { points: false }, { isNeed: false });
     this.#room.set(name, { totalBytes, freeBytes });
   }
 

@@ -40,6 +40,7 @@ export class Vms {
   readonly #log: Log;
   readonly #identify: typeof identify;
   #config: Config;
+  #list: readonly KnownVm[] | null = null;
   /** As they were given; what a schema makes of them could not be read again. */
   readonly #added = new Map<VmName, { readonly given: unknown; readonly wish: VmWish }>();
   /** By socket and inode: another process behind the same path is another VM. */
@@ -61,10 +62,16 @@ export class Vms {
 
   configure(config: Config): void {
     this.#config = config;
+    this.#list = null;
   }
 
-  /** Sorted by name. */
-  list(): KnownVm[] {
+  /** Sorted by name. Asked for each queued run, so it is made only when something has changed. */
+  list(): readonly KnownVm[] {
+    this.#list ??= this.#makeList();
+    return this.#list;
+  }
+
+  #makeList(): KnownVm[] {
     const known = new Map<string, KnownVm>();
     const sockets = new Set<string>();
     const add = (vm: VmConfig, source: VmSource, uuid: string | null) => {
@@ -109,6 +116,7 @@ export class Vms {
         details: { vm: name },
       });
     }
+    this.#list = null;
     this.#added.set(checked, { given: wish, wish: parseWish(name, wish) });
     await this.#writeAdded();
     return this.get(checked);
@@ -124,6 +132,7 @@ export class Vms {
         { details: { vm: name, source } },
       );
     }
+    this.#list = null;
     await this.#writeAdded();
   }
 
@@ -144,7 +153,10 @@ export class Vms {
     // What has gone is a VM that stopped, unless its socket is somebody else's now.
     for (const [key, { socket }] of this.#found) {
       if (present.has(key)) continue;
-      if ([...present].some((other) => other.startsWith(`${socket}\0`))) this.#found.delete(key);
+      if ([...present].some((other) => other.startsWith(`${socket}\0`))) {
+        this.#found.delete(key);
+        this.#list = null;
+      }
     }
   }
 
@@ -153,6 +165,7 @@ export class Vms {
       const identity = await this.#identify(socket, { signal });
       vmName(identity.name ?? basename(socket));
       this.#found.set(key, { identity, socket });
+      this.#list = null;
       this.#log.info({ socket, vm: identity.name, uuid: identity.uuid }, 'a VM was discovered');
     } catch (error) {
       // Asked again at the next look: it may be starting, or somebody else may hold it for a while.

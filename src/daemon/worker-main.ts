@@ -7,21 +7,23 @@
 import { once } from 'node:events';
 import { rm } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
-import { createInterface } from 'node:readline';
+import { setTimeout as delay } from 'node:timers/promises';
 import { pino } from 'pino';
-import { errorJson, messageOf, QmpvaultError } from '../base/errors.ts';
+import { codeOf, errorJson, messageOf, QmpvaultError } from '../base/errors.ts';
 import { stepsFromEnvironment } from '../base/steps.ts';
 import { VERSION } from '../base/version.ts';
 import { qemuTools } from '../image/tools.ts';
 import { type Progress, perform } from '../operations/index.ts';
+import { onJsonLines } from './json-lines.ts';
 import { type Outcome, readTask, writeOutcome } from './task.ts';
 
 const folder = process.argv[2] ?? '';
 const task = await readTask(folder);
-const log = pino(
-  { name: 'qmpvault', level: task.logLevel, base: { run: task.run } },
-  pino.destination({ dest: 2, sync: true }),
-);
+// On the disk that scratch may fill: what cannot be logged is not told, and ends nothing.
+const logFile = pino.destination({ dest: 2, sync: true });
+logFile.on('error', () => {});
+const log = pino({ name: 'qmpvault', level: task.logLevel, base: { run: task.run } }, logFile);
+const WRITE_AGAIN_MS = 5_000;
 const cancellation = new AbortController();
 const listeners = new Set<Socket>();
 let progress: Progress | null = null;
@@ -34,23 +36,22 @@ const server = createServer((socket) => {
   socket.on('close', () => listeners.delete(socket));
   if (progress !== null) tell(socket, { progress });
   if (ready !== null) tell(socket, { ready });
-  const lines = createInterface({ input: socket });
-  // Whoever was told of it has gone; the work goes on.
-  lines.on('error', () => {});
-  lines.on('line', (line) => heed(JSON.parse(line)));
+  onJsonLines<{ cancel?: string; bandwidth?: number | null }>(socket, heed);
 });
 // A socket that an attempt before this one left behind.
 await rm(task.socket, { force: true });
 // Nobody else may cancel it. Nothing else is made meanwhile.
 const umask = process.umask(0o177);
+// Such as EMFILE when somebody connects.
+server.on('error', () => {});
 server.listen(task.socket);
 await once(server, 'listening');
 process.umask(umask);
 
 function heed(message: { cancel?: string; bandwidth?: number | null }): void {
   if (message.cancel !== undefined) {
-    log.info({ why: message.cancel }, 'cancelled');
     cancellation.abort(new QmpvaultError('cancelled', message.cancel));
+    log.info({ why: message.cancel }, 'cancelled');
   }
   if (message.bandwidth !== undefined) bandwidth = message.bandwidth ?? undefined;
 }
@@ -92,7 +93,17 @@ function bandwidthOf(params: Record<string, unknown>): number | undefined {
   return typeof params['bandwidth'] === 'number' ? params['bandwidth'] : undefined;
 }
 
-await writeOutcome(folder, await work());
+const outcome = await work();
+// A local disk that is full now would make a finished run a lost one.
+for (;;) {
+  try {
+    await writeOutcome(folder, outcome);
+    break;
+  } catch (error) {
+    log.warn({ code: codeOf(error) }, `the outcome cannot be written yet: ${messageOf(error)}`);
+    await delay(WRITE_AGAIN_MS);
+  }
+}
 await rm(task.socket, { force: true });
 // Not by waiting for the event loop to run empty: it may hang in the NAS.
 process.exit(0);

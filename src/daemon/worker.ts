@@ -4,13 +4,13 @@
  */
 import { rm } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
-import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { NODE_FLAGS } from '../base/node-flags.ts';
 import { endOf, kill, processIn, startDetached } from '../image/detached-process.ts';
 import type { ProcessId } from '../image/process-id.ts';
 import type { Progress } from '../operations/index.ts';
+import { onJsonLines } from './json-lines.ts';
 import { type Outcome, readOutcome, type Task, writeTask } from './task.ts';
 
 /** Beside this file, as source in a checkout and compiled in a package. */
@@ -61,6 +61,8 @@ export class Worker {
       const id = await processIn(place.folder);
       if (id !== null && id.pid === child.pid) return new Worker(id, place);
       if (child.exitCode !== null || performance.now() > end) {
+        // One that comes to itself later would be a second one.
+        child.kill('SIGKILL');
         return new Worker(id ?? { pid: 0, startTime: 0, bootId: '' }, place);
       }
       await delay(RETRY_MS);
@@ -120,14 +122,7 @@ export class Worker {
     socket.on('error', () => resolve(false));
     if (!(await promise)) return false;
     this.#socket = socket;
-    const lines = createInterface({ input: socket });
-    // The worker has gone in the middle of a word: that it has ended tells more.
-    lines.on('error', () => {});
-    lines.on('line', (line) => {
-      const { progress, ready } = JSON.parse(line) as {
-        progress?: Progress;
-        ready?: Record<string, unknown>;
-      };
+    onJsonLines<{ progress?: Progress; ready?: Record<string, unknown> }>(socket, ({ progress, ready }) => {
       if (progress !== undefined) this.onProgress(progress);
       if (ready !== undefined) this.#ready.resolve(ready);
     });

@@ -2,8 +2,8 @@
  * A command of the system or of the operator: mount, a hook. It has a deadline, and whoever waits for it never waits longer:
  * with all that it started it is killed, and left behind if it hangs in the kernel and cannot die.
  */
-import { spawn } from 'node:child_process';
-import type { Readable } from 'node:stream';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import type { Readable, Writable } from 'node:stream';
 import { bounded } from '../base/deadline.ts';
 import { messageOf } from '../base/errors.ts';
 
@@ -35,13 +35,13 @@ export async function runCommand(
   [program, ...args]: readonly [string, ...string[]],
   { timeoutMs, env = {}, input = '' }: CommandOptions,
 ): Promise<CommandResult> {
-  const child = spawn(program, args, {
-    // The leader of a group, so that what it started can be killed with it.
-    detached: true,
-    cwd: '/',
-    env: { ...process.env, NODE_OPTIONS: '', LC_ALL: 'C', ...env },
-    stdio: ['pipe', 'pipe', 'pipe'],
-  });
+  let child: ChildProcessByStdio<Writable, Readable, Readable>;
+  try {
+    child = start(program, args, env);
+  } catch (error) {
+    // Before there is a process: an argument that is too long, no descriptor left.
+    return { exitCode: null, output: messageOf(error), timedOut: false, gone: Promise.resolve() };
+  }
   const output = new Tail(child.stdout, child.stderr);
   // It need not read it.
   child.stdin.on('error', () => {});
@@ -73,6 +73,16 @@ export async function runCommand(
     child.unref();
     for (const stream of [child.stdin, child.stdout, child.stderr]) stream.destroy();
   }
+}
+
+function start(program: string, args: readonly string[], env: NodeJS.ProcessEnv) {
+  return spawn(program, args, {
+    // The leader of a group, so that what it started can be killed with it.
+    detached: true,
+    cwd: '/',
+    env: { ...process.env, NODE_OPTIONS: '', LC_ALL: 'C', ...env },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
 }
 
 function killGroup(leader: number): void {

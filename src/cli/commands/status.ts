@@ -10,12 +10,11 @@ export function addStatus(program: Command, shell: Shell): void {
       shell.interruption.doing('asking the daemon');
       await using daemon = await shell.daemon(command);
       const { signal } = shell.interruption;
-      const [status, running, queued] = await Promise.all([
+      const [status, { runs: known }] = await Promise.all([
         daemon.call('daemon.status', {}, { signal }),
-        daemon.call('run.list', { state: 'running' }, { signal }),
-        daemon.call('run.list', { state: 'queued' }, { signal }),
+        daemon.call('run.list', { limit: 1000 }, { signal }),
       ]);
-      const runs = [...running.runs, ...queued.runs];
+      const runs = known.filter(({ endedAt }) => endedAt === null);
       await shell.output.result({
         json: { ...status, active: runs },
         text: statusText(status, runs, new Date()),

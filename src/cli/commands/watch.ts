@@ -33,7 +33,7 @@ async function watch(shell: Shell, daemon: RpcClient): Promise<void> {
   while (!signal.aborted) {
     const [status, { runs }] = await Promise.all([
       daemon.call('daemon.status', {}),
-      daemon.call('run.list', { limit: 50 }),
+      daemon.call('run.list', { limit: 1000 }),
     ]);
     const now = new Date();
     screen.show(

@@ -148,7 +148,7 @@ t.test('the newest of each kind of a schedule, and the newest success, outlast t
     runOf({ state: 'running' }),
   ];
   const places = (keep: { perVm: number; overall: number }) =>
-    surplusRuns(runs, keep)
+    surplusRuns(runs, keep, new Date('2030-01-01T00:00:00Z'))
       .map((run) => runs.indexOf(run))
       .sort((a, b) => a - b);
   t.same(places({ perVm: 3, overall: 100 }), [0, 3, 5, 6]);
