@@ -85,13 +85,16 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
   );
 }
 
-/** A writer whose writes fail from some on. Without io_uring and Linux AIO each of them is a system call. */
+/**
+ * A writer whose writes fail from some on. Without io_uring and Linux AIO each of them is a system call. strace counts them
+ * for each thread, and the writer's pool has many that make few.
+ */
 function failingDaemon(t: Test, tools: QemuTools): { storageDaemon: string; fired(): number } {
   const dir = tempDir(t);
   const log = join(dir, 'strace.log');
   const script = `#!/bin/sh
 exec strace -D -f -qq -o ${log} -e trace=io_uring_setup,io_setup,pwrite64,pwritev \\
-  -e inject=io_uring_setup,io_setup:error=ENOSYS -e inject=pwrite64,pwritev:error=EIO:when=20+ \\
+  -e inject=io_uring_setup,io_setup:error=ENOSYS -e inject=pwrite64,pwritev:error=EIO:when=3+ \\
   ${tools.storageDaemon} "$@"
 `;
   const storageDaemon = join(dir, 'qemu-storage-daemon');
