@@ -15,7 +15,7 @@ import { qmpProxy } from '../helpers/qmp-proxy.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
 import { testVm } from '../helpers/vm.ts';
 
-/** The nth of this command is cut: before QEMU hears it, or before its reply is there. */
+/** The nth of this command is cut: before QEMU hears it, or when QEMU has done it and before its reply is here. */
 const CUTS: [command: string, nth: number, how: 'cut' | 'cut-after'][] = [
   ['blockdev-create', 1, 'cut-after'],
   ['transaction', 1, 'cut-after'],

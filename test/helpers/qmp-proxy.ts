@@ -11,9 +11,16 @@ export interface QmpProxy {
   cut(): void;
 }
 
+interface Command {
+  readonly execute?: string;
+  readonly 'exec-oob'?: string;
+  readonly id?: string;
+}
+
 /**
  * @param options.onCommand sees each command before QEMU does; what it returns decides: `cut` closes the connection
- *   instead of sending it on, `cut-after` right after
+ *   instead of sending it on, `cut-after` when QEMU has done it, and neither its reply nor an event gets through any
+ *   more. Cut as soon as it is sent, QEMU would in most cases drop it unread (m: 24 of 27 times).
  */
 export async function qmpProxy(
   t: Teardown,
@@ -39,14 +46,17 @@ export async function qmpProxy(
           other.destroy();
         });
     }
-    qemu.pipe(engine);
+    let last: string | undefined;
+    createInterface({ input: qemu }).on('line', (line) => {
+      if (last === undefined) engine.write(`${line}\r\n`);
+      else if ((JSON.parse(line) as Command).id === last) cut();
+    });
     createInterface({ input: engine }).on('line', (line) => {
-      const { execute, 'exec-oob': oob } = JSON.parse(line) as Record<string, string>;
+      const { execute, 'exec-oob': oob, id } = JSON.parse(line) as Command;
       const verdict = onCommand(execute ?? oob ?? '');
       if (verdict === 'cut') return cut();
-      qemu.write(`${line}\n`, () => {
-        if (verdict === 'cut-after') cut();
-      });
+      if (verdict === 'cut-after') last = id;
+      qemu.write(`${line}\n`);
     });
   });
   t.teardown(() => {
