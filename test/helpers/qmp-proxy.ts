@@ -47,11 +47,11 @@ export async function qmpProxy(
         });
     }
     let last: string | undefined;
-    createInterface({ input: qemu }).on('line', (line) => {
+    linesOf(qemu).on('line', (line) => {
       if (last === undefined) engine.write(`${line}\r\n`);
       else if ((JSON.parse(line) as Command).id === last) cut();
     });
-    createInterface({ input: engine }).on('line', (line) => {
+    linesOf(engine).on('line', (line) => {
       const { execute, 'exec-oob': oob, id } = JSON.parse(line) as Command;
       const verdict = onCommand(execute ?? oob ?? '');
       if (verdict === 'cut') return cut();
@@ -66,4 +66,9 @@ export async function qmpProxy(
   server.listen(path);
   await once(server, 'listening');
   return { path, cut };
+}
+
+/** An error of its input is one of the interface too. */
+function linesOf(input: net.Socket) {
+  return createInterface({ input }).on('error', () => {});
 }
