@@ -150,7 +150,9 @@ t.test('a peer that is no QEMU costs little time and memory, and is told as what
     await t.rejects(Vm.connect(path, { timeoutMs }), { code }, `one that ${what}: ${code}`);
     t.ok(performance.now() - began < timeoutMs + 5_000, 'in bounded time');
     const grownBytes = process.memoryUsage.rss() - before;
-    t.ok(grownBytes < 128 * MiB, `${Math.round(grownBytes / MiB)} MiB`);
+    // Up to 133 MiB were seen: both ends are in this process, and garbage is collected when V8 likes. A reader without a
+    // bound takes gigabytes in the time that it has.
+    t.ok(grownBytes < 256 * MiB, `${Math.round(grownBytes / MiB)} MiB`);
   }
 });
 
