@@ -33,8 +33,8 @@ export interface RunsOptions {
   readonly onEnd?: (record: RunRecord) => void;
 }
 
-/** A worker that was told to end and does not is given up after this time. */
-const CANCEL_MS = 4_500;
+/** A worker that was told to end and does not is given up after this time; its death may take two seconds more. */
+const CANCEL_MS = 3_000;
 const WRITE_AGAIN_MS = 5_000;
 /** The system's clock may jump: the queue is asked again anyway. */
 const LOOK_AGAIN_MS = 60_000;
@@ -159,11 +159,13 @@ export class Runs {
     if (this.#closing) return;
     const { store, admit, clock } = this.#options;
     const now = clock();
-    const { start, waiting, again } = admit(store.active(), now);
+    // One that begins takes its place at once, though its record may still be being written.
+    const active = store
+      .active()
+      .map((run): RunRecord => (this.#following.has(run.id) ? { ...run, state: 'running' } : run));
+    const { start, waiting, again } = admit(active, now);
     this.#waiting = waiting;
-    for (const { id } of start) {
-      if (!this.#following.has(id)) this.#follow(id, this.#begin(id));
-    }
+    for (const { id } of start) this.#follow(id, this.#begin(id));
     const inMs = again === null ? LOOK_AGAIN_MS : again.getTime() - now.getTime();
     this.#timer = setTimeout(() => this.#look(), Math.min(Math.max(inMs, 10), LOOK_AGAIN_MS));
     this.#timer.unref();

@@ -26,6 +26,8 @@ export interface DaemonWishes {
   readonly config?: object;
   readonly env?: Record<string, string>;
   readonly args?: readonly string[];
+  /** Node's arguments up to the program. Default: the source. */
+  readonly program?: readonly string[];
 }
 
 export function writeConfig(site: TestSite, config: object = {}): string {
@@ -40,9 +42,13 @@ export function writeConfig(site: TestSite, config: object = {}): string {
 }
 
 /** Starts it without waiting for anything; killed when the test ends, with all that it started. */
-export function spawnDaemon(t: Teardown, site: TestSite, { config, env, args = [] }: DaemonWishes = {}) {
+export function spawnDaemon(
+  t: Teardown,
+  site: TestSite,
+  { config, env, args = [], program = [MAIN] }: DaemonWishes = {},
+) {
   const configFile = writeConfig(site, config);
-  const process_ = execa(process.execPath, [MAIN, 'serve', '--config', configFile, ...args], {
+  const process_ = execa(process.execPath, [...program, 'serve', '--config', configFile, ...args], {
     reject: false,
     stdin: 'ignore',
     env: {
