@@ -18,7 +18,7 @@ const changeStep = fc.nat({ max: 11 });
 
 export const engineDeathKinds = {
   killEngineInBackup: kind({
-    weight: 12,
+    weight: 10,
     parameters: fc.record({ wishes, step: runStep, full: fc.boolean(), before: writes(3), after: writes(3) }),
     async perform(world, { wishes, step, full, before, after }) {
       const model = vaultOf(world, wishes.vault);
@@ -49,7 +49,7 @@ export const engineDeathKinds = {
   }),
 
   killEngineInBackupOfStopped: kind({
-    weight: 5,
+    weight: 8,
     parameters: fc.record({ vault, step: fc.constantFrom(...STEPS['offline backup']) }),
     async perform(world, { vault, step }) {
       const model = vaultOf(world, vault);
@@ -98,7 +98,7 @@ export const engineDeathKinds = {
   }),
 
   killEngineInPrune: kind({
-    weight: 5,
+    weight: 10,
     parameters: fc.record({ vault, keepLast: fc.integer({ min: 1, max: 5 }), step: changeStep }),
     async perform(world, { vault, keepLast, step }) {
       const model = vaultOf(world, vault);

@@ -97,7 +97,7 @@ export const faultKinds = {
   }),
 
   fillVaultInBackup: kind({
-    weight: 5,
+    weight: 8,
     parameters: fc.record({
       wishes,
       full: fc.boolean(),
@@ -123,8 +123,8 @@ export const faultKinds = {
   }),
 
   fillVaultInDelete: kind({
-    weight: 5,
-    parameters: fc.record({ wish: pointWish, freeKiB: fc.integer({ min: 0, max: 3000 }) }),
+    weight: 10,
+    parameters: fc.record({ wish: pointWish, freeKiB: fc.integer({ min: 0, max: 400 }) }),
     async perform(world, { wish, freeKiB }) {
       const model = vaultOf(world, wish.vault);
       const point = chosen([...model.points.keys()], wish.point);

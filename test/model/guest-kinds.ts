@@ -28,7 +28,7 @@ const SECTOR_BYTES = 512;
 
 export const guestKinds = {
   write: kind({
-    weight: 12,
+    weight: 8,
     parameters: fc.record({ writes: writes(4) }),
     async perform(world, { writes }) {
       await writeOn(world, writes);
@@ -37,7 +37,7 @@ export const guestKinds = {
   }),
 
   zero: kind({
-    weight: 4,
+    weight: 5,
     parameters: fc.record({ range: write, unmap: fc.boolean() }),
     async perform(world, { range: wish, unmap }) {
       const disk = chosen(world.attached, wish.disk);
@@ -50,7 +50,7 @@ export const guestKinds = {
   }),
 
   discard: kind({
-    weight: 4,
+    weight: 5,
     parameters: fc.record({ range: write }),
     async perform(world, { range: wish }) {
       const disk = chosen(world.attached, wish.disk);
@@ -67,7 +67,7 @@ export const guestKinds = {
   }),
 
   grow: kind({
-    weight: 3,
+    weight: 6,
     parameters: fc.record({
       disk: choice,
       sectors: fc.integer({ min: 1, max: 4096 }),
@@ -95,7 +95,7 @@ export const guestKinds = {
 
   /** An image with bitmaps cannot be made smaller: its operator takes them away. */
   shrink: kind({
-    weight: 3,
+    weight: 8,
     parameters: fc.record({ disk: choice, sectors: fc.integer({ min: 1, max: 4096 }) }),
     async perform(world, { disk: choice, sectors }) {
       const disk = chosen(world.attached, choice);
@@ -113,7 +113,7 @@ export const guestKinds = {
 
   /** In, or out again; what was out comes back as it was. */
   plug: kind({
-    weight: 5,
+    weight: 6,
     parameters: nothing,
     async perform(world) {
       const { vm, spare } = world;
@@ -133,7 +133,7 @@ export const guestKinds = {
   }),
 
   snapshot: kind({
-    weight: 4,
+    weight: 5,
     parameters: fc.record({ disk: choice }),
     async perform(world, { disk: choice }) {
       const disk = chosen(withoutSpare(world), choice);
@@ -143,7 +143,7 @@ export const guestKinds = {
   }),
 
   commit: kind({
-    weight: 5,
+    weight: 7,
     parameters: fc.record({ disk: choice }),
     async perform(world, { disk: choice }) {
       const disk = chosen(
@@ -168,7 +168,7 @@ export const guestKinds = {
   }),
 
   rollBack: kind({
-    weight: 5,
+    weight: 6,
     parameters: fc.record({ only: fc.option(choice) }),
     async perform(world, { only }): Promise<Outcome> {
       const all = world.attached.map(({ spec }) => spec.name);

@@ -12,7 +12,7 @@ import { attempt, firedAt } from './trouble.ts';
 export const meddlingKinds = {
   /** Removed, removed and added again, cleared or disabled: it no longer tells what changed. */
   tamperWithBitmap: kind({
-    weight: 5,
+    weight: 8,
     parameters: fc.record({
       disk: choice,
       how: fc.constantFrom('remove' as const, 'add' as const, 'clear' as const, 'disable' as const),
@@ -22,12 +22,14 @@ export const meddlingKinds = {
     async perform(world, { disk: choice, how, between, after }): Promise<Outcome> {
       const { qmp } = world.vm;
       const { bitmaps } = await world.vm.leftovers();
-      const disk = chosen(world.attached, choice);
-      const found = bitmaps.filter(
-        ({ node, busy, inconsistent }) => node === disk?.node && !busy && !inconsistent,
+      const usable = bitmaps.filter(({ busy, inconsistent }) => !busy && !inconsistent);
+      const disk = chosen(
+        world.attached.filter(({ node }) => usable.some((bitmap) => bitmap.node === node)),
+        choice,
       );
-      if (found.length === 0) return 'passed';
-      for (const { node, name, persistent, granularityBytes: granularity } of found) {
+      if (!disk) return 'passed';
+      for (const { node, name, persistent, granularityBytes: granularity } of usable) {
+        if (node !== disk.node) continue;
         if (how === 'clear') await qmp.execute('block-dirty-bitmap-clear', { node, name });
         if (how === 'disable') await qmp.execute('block-dirty-bitmap-disable', { node, name });
         if (how === 'remove' || how === 'add') await qmp.execute('block-dirty-bitmap-remove', { node, name });

@@ -6,6 +6,7 @@ import fc from 'fast-check';
 import { backUp } from '../../src/backup/backup.ts';
 import { codeOf } from '../../src/base/errors.ts';
 import type { DiskName, PointId } from '../../src/base/ids.ts';
+import { restoreInPlace } from '../../src/restore/in-place.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
 import { deletePoint } from '../../src/upkeep/delete.ts';
 import type { Descendants } from '../../src/upkeep/delete-plan.ts';
@@ -22,7 +23,7 @@ export const pointWish = fc.record({ vault, point: choice });
 
 export const vaultKinds = {
   backup: kind({
-    weight: 24,
+    weight: 20,
     parameters: wishes,
     async perform(world, wishes) {
       await backUpRunning(world, wishes);
@@ -31,7 +32,7 @@ export const vaultKinds = {
   }),
 
   full: kind({
-    weight: 4,
+    weight: 5,
     parameters: wishes,
     async perform(world, wishes) {
       const point = await backUpRunning(world, wishes, { full: true });
@@ -52,7 +53,7 @@ export const vaultKinds = {
 
   /** As with a QEMU that has no copy-before-write. */
   backupWithoutSnapshot: kind({
-    weight: 3,
+    weight: 5,
     parameters: wishes,
     async perform(world, wishes) {
       await backUpRunning(world, wishes, { withoutSnapshot: true });
@@ -61,7 +62,7 @@ export const vaultKinds = {
   }),
 
   backupPaused: kind({
-    weight: 3,
+    weight: 5,
     parameters: wishes,
     async perform(world, wishes) {
       await world.vm.stop();
@@ -74,7 +75,7 @@ export const vaultKinds = {
   }),
 
   backupStopped: kind({
-    weight: 5,
+    weight: 6,
     parameters: fc.record({ vault, fullEvery: fc.constantFrom(3, 6, 20), named: fc.boolean() }),
     async perform(world, { named, ...wishes }): Promise<Outcome> {
       await world.vm.quit();
@@ -99,7 +100,7 @@ export const vaultKinds = {
 
   /** Restores and verifications go on beside it, and nobody else may change the points. */
   useVaultInBackup: kind({
-    weight: 4,
+    weight: 6,
     parameters: fc.record({ wishes, step: runStep, point: choice }),
     async perform(world, { wishes, step, point: choice }) {
       const model = vaultOf(world, wishes.vault);
@@ -121,25 +122,25 @@ export const vaultKinds = {
   }),
 
   delete: kind({
-    weight: 6,
+    weight: 8,
     parameters: pointWish,
     perform: (world, wish) => deleteOne(world, wish, 'refuse'),
   }),
 
   deleteKeepingDescendants: kind({
-    weight: 4,
+    weight: 6,
     parameters: pointWish,
     perform: (world, wish) => deleteOne(world, wish, 'keep'),
   }),
 
   deleteWithDescendants: kind({
-    weight: 3,
+    weight: 6,
     parameters: pointWish,
     perform: (world, wish) => deleteOne(world, wish, 'delete'),
   }),
 
   prune: kind({
-    weight: 4,
+    weight: 6,
     parameters: fc.record({
       vault,
       keepLast: fc.integer({ min: 1, max: 8 }),
@@ -172,19 +173,19 @@ export const vaultKinds = {
   }),
 
   verifyQuick: kind({
-    weight: 3,
+    weight: 5,
     parameters: fc.record({ vault }),
     perform: (world, { vault }) => verifyAll(world, vaultOf(world, vault), 'quick'),
   }),
 
   verifyDeep: kind({
-    weight: 4,
+    weight: 5,
     parameters: fc.record({ vault }),
     perform: (world, { vault }) => verifyAll(world, vaultOf(world, vault), 'deep'),
   }),
 
   restore: kind({
-    weight: 4,
+    weight: 5,
     parameters: pointWish,
     async perform(world, wish) {
       const model = vaultOf(world, wish.vault);
@@ -197,7 +198,7 @@ export const vaultKinds = {
 
   /** The VM goes on from the point. */
   restoreIntoVm: kind({
-    weight: 5,
+    weight: 6,
     parameters: fc.record({ wish: pointWish, only: fc.option(choice) }),
     async perform(world, { wish, only }) {
       const model = vaultOf(world, wish.vault);
@@ -215,8 +216,34 @@ export const vaultKinds = {
     },
   }),
 
+  /** As restoreIntoVm, but where the images are is left to the engine. It knows that of the last backup. */
+  restoreInPlace: kind({
+    weight: 6,
+    parameters: fc.record({ wish: pointWish, keepOld: fc.boolean() }),
+    async perform(world, { wish, keepOld }) {
+      const model = vaultOf(world, wish.vault);
+      const point = chosen([...model.points.keys()], wish.point);
+      const record = await world.folder(model).readRecord();
+      const isKnown = record?.disks.every(
+        ({ name, image }) => world.imageOf(world.disk(name)).path === image,
+      );
+      if (point === undefined || !isKnown) return 'passed';
+      await world.vm.quit();
+      const { restored, kept } = await restoreInPlace(world.engine, model.vault, { vm: VM, point, keepOld });
+      for (const { disk: name } of restored) {
+        const disk = world.disk(name);
+        world.consistsOf(disk, [world.imageOf(disk)]);
+        disk.content = world.truthOf(model, point, name);
+      }
+      assert.equal(kept.length, keepOld ? restored.length : 0);
+      for (const path of kept) await rm(path);
+      await world.startVm();
+      return 'done';
+    },
+  }),
+
   moveVault: kind({
-    weight: 4,
+    weight: 5,
     parameters: fc.record({ vault }),
     async perform(world, { vault: choice }) {
       const model = vaultOf(world, choice);
