@@ -7,6 +7,7 @@ import { readQcow2Header } from '../image/qcow2-header.ts';
 import { checkImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
 import { sha256File, whyPending } from '../vault/digest.ts';
+import { ioError } from '../vault/io-error.ts';
 import type { Lease } from '../vault/lease.ts';
 import { FORMAT, type Manifest, type ManifestDisk } from '../vault/manifest.ts';
 import type { Staging } from '../vault/staging.ts';
@@ -134,12 +135,20 @@ async function describe(
     file,
     virtualSizeBytes: disk.sizeBytes,
     copiedBytes: copied.bytes.get(index) ?? 0,
-    storedBytes: (await stat(path)).size,
+    storedBytes: await storedBytes(path),
     sha256: incremental ? await sha256File(path, { ...(signal && { signal }) }) : null,
     bitmap: bitmap && { name: bitmap.name, pattern: [...bitmap.pattern] },
     granularityBytes: GRANULARITY_BYTES,
     source: { image: disk.image, format: disk.format, node: disk.node, device: disk.device },
   };
+}
+
+async function storedBytes(path: string): Promise<number> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    throw ioError(error, 'looking at', path);
+  }
 }
 
 function manifestOf(

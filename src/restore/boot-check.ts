@@ -65,7 +65,9 @@ export async function tryBoot(
   let vm: TrialVm | undefined;
   try {
     for (const folder of [dir, socketDir]) await makeOwnFolder(folder);
-    const images = await Promise.all(disks.map((disk) => overlay(tools, dir, disk, signal)));
+    // One after the other: where one fails or is cancelled, no other is left running.
+    const images = [];
+    for (const disk of disks) images.push(await overlay(tools, dir, disk, signal));
     const began = performance.now();
     vm = await TrialVm.start({ tools, dir, socketDir, disks: images, ...machine, signal });
     const { from, what } = await vm.answer({ line, timeoutMs, signal });

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { MiB } from '../../src/base/units.ts';
 import { Reader } from '../../src/daemon/reader.ts';
+import { forgetAttempt } from '../../src/daemon/task.ts';
 import { Worker, type WorkerPlace } from '../../src/daemon/worker.ts';
 import type { Progress } from '../../src/operations/index.ts';
 import type { FixtureVm } from '../../vm-fixtures/guestless.ts';
@@ -21,6 +22,7 @@ function placesOf({ engine: { stateDir, runtimeDir, scratchDir } }: TestSite) {
 }
 
 async function startBackup(t: Teardown, site: TestSite, vm: FixtureVm, wishes: object = {}): Promise<Worker> {
+  await forgetAttempt(placeIn(site).folder);
   const worker = await Worker.start(placeIn(site), {
     run: '0123abcd',
     operation: 'backup',
