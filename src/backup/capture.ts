@@ -16,8 +16,9 @@ import { runNode } from '../vm/run-names.ts';
 import { addScratch } from '../vm/scratch.ts';
 import { addAccess, addFilter, addTarget, exportNode, startNbdServer } from '../vm/snapshot.ts';
 import type { Vm } from '../vm/vm.ts';
+import type { VmProcess } from '../vm/vm-process.ts';
 import { findData } from './holes.ts';
-import { nbdSocket, vmNbdSocket } from './run-folders.ts';
+import { makeScratch, nbdSocket, vmNbdSocket } from './run-folders.ts';
 import type { RunSite } from './site.ts';
 import { all } from './together.ts';
 
@@ -163,12 +164,17 @@ async function addTargets({ vm, run, disks, folders }: RunSite): Promise<Map<num
  */
 export async function makeReady(
   { engine, vm, run, disks, folders }: Pick<RunSite, 'engine' | 'vm' | 'run' | 'disks' | 'folders'>,
-  snapshot: boolean,
+  { snapshot, owner, signal }: { snapshot: boolean; owner: VmProcess; signal: AbortSignal | undefined },
 ): Promise<void> {
   await engine.reachStep('scratch');
-  for (const { index, disk } of snapshot ? disks : []) {
-    const path = join(folders.scratch, `${index}.qcow2`);
-    await addScratch(vm.client, { run, index, path, sizeBytes: disk.sizeBytes });
+  if (snapshot) {
+    const pathOf = (index: number) => join(folders.scratch, `${index}.qcow2`);
+    await all(
+      disks.map(({ index, disk }) =>
+        makeScratch(engine.tools, { path: pathOf(index), sizeBytes: disk.sizeBytes, owner, signal }),
+      ),
+    );
+    for (const { index } of disks) await addScratch(vm.client, { run, index, path: pathOf(index) });
   }
   await drawPatterns(
     vm.client,

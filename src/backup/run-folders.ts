@@ -6,6 +6,8 @@ import { chown, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, QmpvaultError } from '../base/errors.ts';
 import { type RunId, socketPath } from '../base/ids.ts';
+import { createImage } from '../image/qemu-img.ts';
+import type { QemuTools } from '../image/tools.ts';
 import type { VmProcess } from '../vm/vm-process.ts';
 import type { Engine } from './engine.ts';
 
@@ -14,9 +16,11 @@ export interface RunFolders {
   readonly writer: string;
   /** Where the VM finds the writer's NBD socket; the VM's alone. */
   readonly nbd: string;
-  /** Where the VM makes its scratch images; the VM's alone. */
+  /** Of the scratch images; the VM's alone. */
   readonly scratch: string;
 }
+
+type Owner = Pick<VmProcess, 'uid' | 'gid'>;
 
 export function runFolders(engine: Pick<Engine, 'runtimeDir' | 'scratchDir'>, run: RunId): RunFolders {
   return {
@@ -37,23 +41,39 @@ export function vmNbdSocket({ nbd }: RunFolders): string {
 }
 
 /** @throws vm-unfit when the VM's user could not be given its folders */
-export async function makeRunFolders(folders: RunFolders, vm: Pick<VmProcess, 'uid' | 'gid'>): Promise<void> {
+export async function makeRunFolders(folders: RunFolders, vm: Owner): Promise<void> {
   for (const folder of [folders.writer, folders.nbd, folders.scratch]) {
     // Others may pass through the parents, into what is theirs, and see nothing on the way.
     await mkdir(join(folder, '..'), { recursive: true, mode: 0o711 });
     await mkdir(folder, { mode: 0o700 });
   }
   if (vm.uid === process.geteuid?.()) return;
-  for (const folder of [folders.nbd, folders.scratch]) {
-    try {
-      await chown(folder, vm.uid, vm.gid);
-    } catch (cause) {
-      throw new QmpvaultError(
-        'vm-unfit',
-        `the VM runs as user ${vm.uid}, and ${folder} cannot be given to it (${errnoOf(cause)}): run qmpvault as root or as that user`,
-        { details: { folder, uid: vm.uid }, cause },
-      );
-    }
+  for (const folder of [folders.nbd, folders.scratch]) await give(folder, vm);
+}
+
+/** An empty image in the scratch folder, which is the VM's too. @throws vm-unfit, image-tool-failed, cancelled */
+export async function makeScratch(
+  tools: QemuTools,
+  {
+    path,
+    sizeBytes,
+    owner,
+    signal,
+  }: { path: string; sizeBytes: number; owner: Owner; signal: AbortSignal | undefined },
+): Promise<void> {
+  await createImage(tools, { path, format: 'qcow2', sizeBytes }, { signal });
+  if (owner.uid !== process.geteuid?.()) await give(path, owner);
+}
+
+async function give(path: string, { uid, gid }: Owner): Promise<void> {
+  try {
+    await chown(path, uid, gid);
+  } catch (cause) {
+    throw new QmpvaultError(
+      'vm-unfit',
+      `the VM runs as user ${uid}, and ${path} cannot be given to it (${errnoOf(cause)}): run qmpvault as root or as that user`,
+      { details: { path, uid }, cause },
+    );
   }
 }
 

@@ -22,10 +22,6 @@ export function runJob(run: RunId, disk: number): string {
   return `${NODE_PREFIX}${run}-j${disk}`;
 }
 
-export function createJob(run: RunId, disk: number): string {
-  return `${NODE_PREFIX}${run}-m${disk}`;
-}
-
 export function runExport(run: RunId, disk: number): string {
   return `${NODE_PREFIX}${run}-e${disk}`;
 }
