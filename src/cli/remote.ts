@@ -2,11 +2,11 @@
  * Operations as the daemon does them: each asked with the method of the same meaning, and answered in the same shape as
  * if it had been done here.
  */
-import { codeOf, messageOf, QmpvaultError } from '../base/errors.ts';
+import { messageOf, QmpvaultError } from '../base/errors.ts';
 import type { OperationName, Params, Progress, Result } from '../operations/index.ts';
 import type { RpcClient } from '../rpc/client.ts';
+import { followRun } from '../rpc/follow-run.ts';
 import type { MethodName } from '../rpc/methods.ts';
-import type { Run } from '../rpc/run.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
 type Wish = (params: Fields) => Fields;
@@ -91,7 +91,7 @@ async function ask(client: RpcClient, way: Way, wish: Fields, control: RemoteCon
   try {
     if (!way.isRun) return await client.call(way.method, wish as never, { signal: control.signal });
     const { runId } = (await client.call(way.method, wish as never)) as { runId: string };
-    return await follow(client, runId, control);
+    return await followRun(client, runId, control);
   } catch (error) {
     const details = error instanceof QmpvaultError ? error.details : {};
     if (!/unknown /.test(messageOf(error)) || !('problems' in details)) throw error;
@@ -101,58 +101,6 @@ async function ask(client: RpcClient, way: Way, wish: Fields, control: RemoteCon
       { details, cause: error },
     );
   }
-}
-
-async function follow(
-  client: RpcClient,
-  runId: string,
-  { signal, onProgress }: RemoteControl,
-): Promise<unknown> {
-  const listener = client.listen('run.progress');
-  const tell = async () => {
-    for await (const { params } of listener) {
-      const { run } = params;
-      if (run.id === runId && run.progress !== null) onProgress?.(run.progress);
-    }
-  };
-  const telling = tell().catch(() => {});
-  const cancel = () => {
-    const why = messageOf(signal.reason);
-    client.call('run.cancel', { runId, why }).catch(() => {});
-  };
-  signal.addEventListener('abort', cancel, { once: true });
-  try {
-    if (signal.aborted) cancel();
-    if (onProgress !== undefined) await client.call('run.subscribe', { runId });
-    return resultOf(await client.call('run.wait', { runId }));
-  } catch (error) {
-    if (codeOf(error) !== 'daemon-lost') throw error;
-    throw new QmpvaultError(
-      'daemon-lost',
-      `${messageOf(error)}. Run ${runId} goes on: 'qmpvault rpc run.wait'`,
-      {
-        details: { runId },
-        cause: error,
-      },
-    );
-  } finally {
-    signal.removeEventListener('abort', cancel);
-    listener.close();
-    await telling;
-  }
-}
-
-/** @throws what the run ended with */
-function resultOf({ id, state, result, error }: Run): unknown {
-  if (state === 'succeeded') return result;
-  if (error !== undefined && state === 'failed') {
-    throw new QmpvaultError(error.code as QmpvaultError['code'], error.message, {
-      details: { ...error.details, runId: id },
-    });
-  }
-  throw new QmpvaultError('cancelled', `run ${id} was cancelled${error ? `: ${error.message}` : ''}`, {
-    details: { runId: id },
-  });
 }
 
 function busy(waitMs: unknown): 'wait' | 'refuse' {

@@ -5,18 +5,11 @@
 import { QmpvaultError } from '../base/errors.ts';
 import { type PointId, pointId, type VmName, vmName } from '../base/ids.ts';
 import { GiB, MiB } from '../base/units.ts';
+import type { Share } from '../rpc/share.ts';
 
 export type Operation = 'backup' | 'delete' | 'stats' | 'rebase';
 /** `auto`: the caller leaves it to us. */
 export type Mode = 'full' | 'incremental' | 'legacy-full' | 'auto';
-
-export interface Repository {
-  /** As `mount -t` takes it; `path`: the address is a folder. */
-  readonly type: string;
-  readonly address: string;
-  readonly options: string;
-  readonly mountTimeoutMs: number;
-}
 
 /** `<vm>/<point>` below the repository. */
 export interface BackupPath {
@@ -26,7 +19,7 @@ export interface BackupPath {
 
 export interface BackupCall {
   readonly operation: 'backup';
-  readonly repository: Repository;
+  readonly repository: Share;
   readonly path: BackupPath;
   /** The instance's name, by which its QEMU is found. */
   readonly instance: string;
@@ -46,18 +39,18 @@ export interface BackupCall {
 
 export interface DeleteCall {
   readonly operation: 'delete';
-  readonly repository: Repository;
+  readonly repository: Share;
   readonly path: BackupPath;
 }
 
 export interface StatsCall {
   readonly operation: 'stats';
-  readonly repository: Repository;
+  readonly repository: Share;
 }
 
 export interface RebaseCall {
   readonly operation: 'rebase';
-  readonly repository: Repository;
+  readonly repository: Share;
   readonly target: BackupPath & { readonly file: string };
   readonly backing: BackupPath & { readonly file: string };
 }
@@ -182,7 +175,7 @@ function rebaseCall(given: Given): RebaseCall {
   return { operation: 'rebase', repository: repositoryOf(given), target, backing };
 }
 
-function repositoryOf({ type = '', storage = '', mount = '', mountTimeout }: Given): Repository {
+function repositoryOf({ type = '', storage = '', mount = '', mountTimeout }: Given): Share {
   if (!/^[a-z][a-z0-9._-]*$/.test(type)) throw usage(`-t '${type}': it takes nfs, cifs, ceph or path`);
   // mount(8) would take it for an option.
   if (storage === '' || storage.startsWith('-')) throw usage(`-s '${storage}' is no address`);

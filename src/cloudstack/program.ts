@@ -2,7 +2,7 @@
 import type { EventEmitter } from 'node:events';
 import type { Writable } from 'node:stream';
 import type { Engine } from '../backup/engine.ts';
-import { codeOf, errorJson, messageOf } from '../base/errors.ts';
+import { codeOf, errorJson, messageOf, QmpvaultError } from '../base/errors.ts';
 import { Interruption } from '../base/interruption.ts';
 import type { Log } from '../base/log.ts';
 import { placesFrom } from '../base/places.ts';
@@ -10,13 +10,11 @@ import { stepsFromEnvironment } from '../base/steps.ts';
 import { VERSION } from '../base/version.ts';
 import { CONFIG_FILE } from '../config/read-config.ts';
 import { qemuTools } from '../image/tools.ts';
-import { perform } from '../operations/index.ts';
 import { failureAnswer } from './answer.ts';
 import { backUp } from './back-up.ts';
 import { type Call, type Mode, NotUnderstood, parseCall, USAGE } from './call.ts';
 import { remove } from './delete.ts';
 import { rebase } from './rebase.ts';
-import { NotCleanedUp } from './repository.ts';
 import type { Site } from './site.ts';
 import { stats } from './stats.ts';
 
@@ -49,10 +47,11 @@ export async function main(argv: readonly string[], surroundings: Surroundings):
       await write(stdout, `${error.message}\n${USAGE}`);
       return EXIT.failed;
     }
-    const cause = error instanceof NotCleanedUp ? error.cause : error;
-    log.warn({ error: errorJson(cause), stack: cause instanceof Error ? cause.stack : '' }, messageOf(error));
-    await write(stdout, failureAnswer(codeOf(cause), error));
-    const isLeft = error instanceof NotCleanedUp || codeOf(cause) === 'vm-left-unclean';
+    log.warn({ error: errorJson(error), stack: error instanceof Error ? error.stack : '' }, messageOf(error));
+    await write(stdout, failureAnswer(codeOf(error), error));
+    const isLeft =
+      codeOf(error) === 'vm-left-unclean' ||
+      (error instanceof QmpvaultError && 'notCleanedUp' in error.details);
     return isLeft ? EXIT.notCleanedUp : EXIT.failed;
   }
 }
@@ -83,7 +82,6 @@ function siteOf({ env, isRoot, log }: Surroundings, signal: AbortSignal): Site {
     engine,
     signal,
     configFile: env['QMPVAULT_CONFIG'] || CONFIG_FILE,
-    ask: (name, params) => perform(name, params, { engine, signal }),
   };
 }
 

@@ -2,16 +2,16 @@
 import { statfs } from 'node:fs/promises';
 import { bounded } from '../base/deadline.ts';
 import { messageOf, QmpvaultError } from '../base/errors.ts';
+import { onShare } from '../operations/share.ts';
 import { statsAnswer } from './answer.ts';
 import type { StatsCall } from './call.ts';
-import { inRepository } from './repository.ts';
 import type { Site } from './site.ts';
 
 const STATFS_MS = 30_000;
 
 /** @returns what goes to stdout */
 export async function stats({ repository }: StatsCall, site: Site): Promise<string> {
-  return inRepository(repository, site, async ({ path }) => {
+  return onShare(repository, site, async (path) => {
     const asked = statfs(path).catch((cause: unknown) => {
       throw new QmpvaultError('vault-unreadable', `asking for the size of ${path}: ${messageOf(cause)}`, {
         cause,

@@ -37,7 +37,7 @@ import { LOOK_AGAIN_MS, type NextRun, nextRuns } from './schedule.ts';
 import { ScheduleMemory } from './schedule-memory.ts';
 import { beSole } from './sole.ts';
 import { Subscriptions } from './subscriptions.ts';
-import { operationOf } from './task-of.ts';
+import { isOnShare, operationOf, operationOnShare } from './task-of.ts';
 import { Vaults } from './vaults.ts';
 import { VmStatuses } from './vm-statuses.ts';
 import { Vms } from './vms.ts';
@@ -197,7 +197,7 @@ export class Daemon {
     this.#cleanup.add('the lock', () => void sole.close());
     for (const record of this.#store.active().filter(({ state }) => state !== 'queued')) {
       // A NAS that is away now is its worker's business.
-      void this.#hold(record).catch(() => {});
+      if (!isOnShare(record)) void this.#hold(record).catch(() => {});
     }
     await this.#runs.recover();
     await this.#exports.recover();
@@ -274,9 +274,14 @@ export class Daemon {
   }
 
   async #taskOf(record: RunRecord, signal: AbortSignal) {
-    const vault = await this.#hold(record, signal);
-    const vm = this.#vms.list().find(({ name }) => name === record.vm) ?? null;
-    const { operation, params } = operationOf(record, vm, vault);
+    const vms = this.#vms.list();
+    const { operation, params } = isOnShare(record)
+      ? operationOnShare(record, vms, this.#config.discover)
+      : operationOf(
+          record,
+          vms.find(({ name }) => name === record.vm) ?? null,
+          await this.#hold(record, signal),
+        );
     return {
       run: record.id,
       operation,
@@ -332,7 +337,7 @@ export class Daemon {
     const { id, vm, vault, state, result } = record;
     const point =
       state === 'succeeded' ? (result as { point?: { id: string; createdAt: string } }).point : null;
-    if (record.what === 'backup' && vm !== null && vault !== null && point) {
+    if (record.what === 'backup' && vm !== null && vault !== null && point && !isOnShare(record)) {
       this.#vaults.pointMade(vault, vm, { id: point.id, createdAt: point.createdAt });
     }
     const run = this.#runJson(record);

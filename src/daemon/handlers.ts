@@ -7,6 +7,7 @@ import type { METHODS } from '../rpc/methods.ts';
 import { openRpcDocument } from '../rpc/openrpc.ts';
 import type { Run } from '../rpc/run.ts';
 import type { Handlers } from '../rpc/server.ts';
+import { nameOf, type Share } from '../rpc/share.ts';
 import type { DaemonStatus } from '../rpc/status.ts';
 import type { Exports } from './exports.ts';
 import type { RunRecord } from './run-record.ts';
@@ -63,6 +64,9 @@ export function handlers(site: MethodsSite): Handlers<typeof METHODS> {
     'verify.start': (wish) => start('verify', wish, wish.vm === undefined ? null : known(wish.vm)),
     'prune.start': (wish) => start('prune', wish, known(wish.vm)),
     'point.delete': (wish) => start('delete', wish, known(wish.vm)),
+
+    'share.backup': (wish) => startOnShare('backup', wish),
+    'share.delete': (wish) => startOnShare('delete', wish),
 
     'run.list': async ({ vm, what, state, limit = LIST_LIMIT }) => {
       const found = store
@@ -171,6 +175,18 @@ export function handlers(site: MethodsSite): Handlers<typeof METHODS> {
       });
     }
     return { runId: (await runs.start(wish)).id };
+  }
+
+  /** One point of one vault is one request: who asks again hears of the run that is under way. */
+  async function startOnShare(
+    what: OperationName,
+    params: { vault: Share; vm: KnownVm['name']; point: string },
+  ): Promise<{ runId: string }> {
+    const { vm, point } = params;
+    const vault = nameOf(params.vault);
+    const requestId = `${what} ${vault} ${vm}/${point}`;
+    const run = { what, vm, vault, params: plain(params), requestId, cause: 'requested' } as const;
+    return { runId: (await runs.start(run, { again: true })).id };
   }
 }
 

@@ -88,15 +88,19 @@ export class RunStore {
 
   /**
    * A new run in the queue; or the one that was made for this requestId before, also while that is still being written.
+   * @param options.again one that has ended is history: a new one takes its place
    * @throws state-unwritable, and then there is none
    */
-  async create(run: NewRun): Promise<RunRecord> {
+  async create(run: NewRun, options: { again?: boolean } = {}): Promise<RunRecord> {
     const { requestId = null } = run;
     const known = requestId === null ? undefined : this.#byRequest.get(requestId);
     if (known !== undefined) {
       await this.#writes.get(known);
       const record = this.#runs.get(known);
-      return record ?? this.create(run);
+      if (record !== undefined && !(options.again && isEnded(record.state))) return record;
+      // Somebody else may have been faster.
+      if (requestId !== null && this.#byRequest.get(requestId) === known) this.#byRequest.delete(requestId);
+      return this.create(run, options);
     }
     const id = this.#freeId();
     const record = newRunRecord(id, run, this.#options.clock());

@@ -70,10 +70,10 @@ export class Runs {
   }
 
   /** Durable when it returns. A second one with the same requestId is the first. @throws state-unwritable, internal */
-  async start(run: NewRun): Promise<RunRecord> {
+  async start(run: NewRun, options: { again?: boolean } = {}): Promise<RunRecord> {
     if (this.#closing)
       throw new QmpvaultError('daemon-stopping', 'the daemon is being stopped: ask again later');
-    const record = await this.#options.store.create(run);
+    const record = await this.#options.store.create(run, options);
     this.#look();
     return record;
   }

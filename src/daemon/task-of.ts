@@ -8,9 +8,11 @@ import type { KnownVm } from './vms.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
 
+type Work = Pick<RunRecord, 'what' | 'params' | 'attempts'>;
+
 /** @param vm null for work on no single VM @param vault the folder */
 export function operationOf(
-  { what, params, attempts }: Pick<RunRecord, 'what' | 'params' | 'attempts'>,
+  { what, params, attempts }: Work,
   vm: KnownVm | null,
   vault: string,
 ): { operation: OperationName; params: Fields } {
@@ -21,6 +23,26 @@ export function operationOf(
     return { operation: what, params: { ...pruneOf(vm), ...params, vault } };
   }
   return { operation: what, params: { ...params, vault } };
+}
+
+/** Whether it brings its vault along: a share that its worker mounts for itself. */
+export function isOnShare({ params }: Pick<RunRecord, 'params'>): boolean {
+  return typeof params['vault'] === 'object';
+}
+
+/** Of a run on a share: all is as it was asked for, but how a VM is spoken to that somebody has made known. */
+export function operationOnShare(
+  { what, params, attempts }: Work,
+  vms: readonly KnownVm[],
+  discover: readonly string[],
+): { operation: OperationName; params: Fields } {
+  if (what !== 'backup') return { operation: what, params };
+  const known = vms.find(({ name, source }) => name === params['instance'] && source !== 'discovered');
+  const sockets = {
+    ...(known?.qmp && { qmp: known.qmp, ...(known.agent && { agent: known.agent }) }),
+    discover,
+  };
+  return { operation: what, params: { ...params, ...sockets, ...(attempts > 1 && RESUMED) } };
 }
 
 /** Of a run whose worker died: it is finished rather than made anew. */

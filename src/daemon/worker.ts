@@ -12,6 +12,7 @@ import type { ProcessId } from '../image/process-id.ts';
 import type { Progress } from '../operations/index.ts';
 import { onJsonLines } from './json-lines.ts';
 import { type Outcome, readOutcome, type Task, writeTask } from './task.ts';
+import { isOnShare } from './task-of.ts';
 
 /** Beside this file, as source in a checkout and compiled in a package. */
 const ENTRY = fileURLToPath(
@@ -55,6 +56,7 @@ export class Worker {
     const child = await startDetached(place.folder, [process.execPath, ...NODE_FLAGS, ENTRY, place.folder], {
       // Options meant for the daemon would only slow it down, or hinder it.
       env: { NODE_OPTIONS: '' },
+      ownMounts: isOnShare(task),
     });
     const end = performance.now() + START_MS;
     for (;;) {

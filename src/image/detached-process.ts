@@ -19,10 +19,16 @@ const DEATH_MS = 1_500;
  * The shell writes down which process it is, and then becomes the program: at no moment does one live that nobody
  * could find. $0 is the folder; `set --` splits the fields of /proc/PID/stat behind the name.
  */
-const NOTE_AND_EXEC = `
+const NOTE = `
 read -r stat </proc/$$/stat && read -r boot </proc/sys/kernel/random/boot_id || exit
 start=$(set -- \${stat##*) }; shift 19; echo "$1")
-echo "$$ $start $boot" >"$0/pid" && exec "$@"`;
+echo "$$ $start $boot" >"$0/pid" || exit
+`;
+const EXEC = 'exec "$@"';
+/** Its mounts go with it, also when it is killed. Where that is forbidden it goes without. */
+const EXEC_WITH_OWN_MOUNTS = `
+unshare --mount --propagation slave true 2>/dev/null && exec unshare --mount --propagation slave -- "$@"
+${EXEC}`;
 
 /**
  * Starts a program in a session of its own, with `dir/log` for its output and `dir/pid` saying who it is.
@@ -31,17 +37,25 @@ echo "$$ $start $boot" >"$0/pid" && exec "$@"`;
 export async function startDetached(
   dir: string,
   command: readonly string[],
-  { env = {}, code = 'internal' }: { env?: NodeJS.ProcessEnv; code?: ErrorCode } = {},
+  {
+    env = {},
+    code = 'internal',
+    ownMounts = false,
+  }: { env?: NodeJS.ProcessEnv; code?: ErrorCode; ownMounts?: boolean } = {},
 ): Promise<ChildProcess> {
   await using log = await open(join(dir, 'log'), 'a', 0o600);
   try {
-    const child = spawn('/bin/sh', ['-c', NOTE_AND_EXEC, dir, ...command], {
-      detached: true,
-      // Not ours: what we stand in may have to be unmounted while it lives.
-      cwd: '/',
-      env: { ...process.env, ...env },
-      stdio: ['ignore', log.fd, log.fd],
-    });
+    const child = spawn(
+      '/bin/sh',
+      ['-c', NOTE + (ownMounts ? EXEC_WITH_OWN_MOUNTS : EXEC), dir, ...command],
+      {
+        detached: true,
+        // Not ours: what we stand in may have to be unmounted while it lives.
+        cwd: '/',
+        env: { ...process.env, ...env },
+        stdio: ['ignore', log.fd, log.fd],
+      },
+    );
     await once(child, 'spawn');
     child.unref();
     return child;

@@ -3,24 +3,14 @@ import { z } from 'zod';
 import { backUp } from '../backup/backup.ts';
 import { codeOf, QmpvaultError } from '../base/errors.ts';
 import type { VmName } from '../base/ids.ts';
-import { pointId } from '../base/ids.ts';
 import { Replacement } from '../restore/replacement.ts';
 import { diskParam, newPointParam, quiesceParam, vmParam } from '../rpc/params.ts';
-import { VaultMemory } from '../vault/memory.ts';
-import { initVault, type Vault } from '../vault/vault.ts';
-import {
-  imagesParam,
-  type OperationContext,
-  openVaultToChange,
-  socketParam,
-  vaultParam,
-} from './operation.ts';
+import { ownAccounts } from '../rpc/share.ts';
+import type { Vault } from '../vault/vault.ts';
+import { findRunning } from '../vm/find-running.ts';
+import { once } from './once.ts';
+import { imagesParam, type OperationContext, openOrMake, socketParam, vaultParam } from './operation.ts';
 import { pointJson } from './point-json.ts';
-
-const besideParam = z
-  .record(z.string(), z.string())
-  .transform((texts) => new Map(Object.entries(texts)))
-  .describe('texts to lie beside the images, by file name');
 
 export const params = z.strictObject({
   vault: vaultParam,
@@ -29,28 +19,16 @@ export const params = z.strictObject({
   vm: vmParam,
   qmp: socketParam.optional(),
   agent: socketParam.optional(),
-  naming: z.enum(['device', 'image']).optional().describe('by what its disks are called'),
+  ...ownAccounts,
   images: imagesParam.optional(),
-  onlyImages: z.boolean().optional().describe('images names all disks there are'),
+  beside: ownAccounts.beside.transform((texts) => texts && new Map(Object.entries(texts))),
+  discover: z.array(z.string()).optional().describe('with instance: patterns of sockets to look at too'),
   quiesce: quiesceParam.default('auto'),
   full: z.boolean().optional(),
   fullEvery: z.int().default(10),
   exclude: z.array(diskParam).optional(),
   bandwidth: z.number().positive().optional().describe('bytes per second, over all disks'),
   point: newPointParam.optional(),
-  files: z
-    .array(z.string().includes('{disk}'))
-    .min(1)
-    .optional()
-    .describe("names of the disks' files in the point, in order, the last one for all that follow"),
-  parent: z
-
-    .strictObject({ point: z.string().transform((id) => pointId(id)), bitmapAlias: z.string().optional() })
-    .optional()
-    .describe('what it is to stand on; else it is a full'),
-  bitmapAlias: z.string().min(1).optional().describe('what the caller calls its bitmaps'),
-  beside: besideParam.optional(),
-  freezeMs: z.int().positive().optional().describe('how long the guest agent may take to freeze'),
   resume: z
     .boolean()
     .optional()
@@ -61,17 +39,60 @@ export const params = z.strictObject({
   withoutSnapshot: z.boolean().optional(),
 });
 
-/** @throws as backUp and openVault */
-export async function run(wishes: z.output<typeof params>, context: OperationContext) {
-  const { vault: path, init, newVault, ...request } = wishes;
-  if (request.quiesce === 'required' && request.agent === undefined) {
-    throw new QmpvaultError('usage', 'freezing is required, and no socket of the guest agent is named');
-  }
+type Wishes = z.output<typeof params>;
+
+/** @throws as backUp and openVault; vm-unknown for an instance of which nothing is known */
+export async function run({ vault: path, init, newVault, ...wishes }: Wishes, context: OperationContext) {
+  if (wishes.instance === undefined) refuseUnfreezable(wishes);
   const vault = await openOrMake(path, { init, newVault }, context);
-  const { engine, signal, onProgress, bandwidth } = context;
-  const finished = await finishRestore(vault, request.vm, context);
-  const { point, warnings } = await backUp(engine, vault, request, { signal, onProgress, bandwidth });
-  return { point: pointJson(point), warnings: [...finished, ...warnings] };
+  const { againMs, instance, discover, ...wish } = wishes;
+  const make = async () => {
+    const request = instance === undefined ? wish : await found(wish, { instance, discover }, vault, context);
+    const { engine, signal, onProgress, bandwidth } = context;
+    const finished = await finishRestore(vault, request.vm, context);
+    const { point, warnings } = await backUp(engine, vault, request, { signal, onProgress, bandwidth });
+    return { point, warnings: [...finished, ...warnings] };
+  };
+  const { point, warnings } =
+    againMs === undefined || wish.point === undefined
+      ? await make()
+      : await once(vault.vm(wish.vm), wish.point, { timeoutMs: againMs, make, context });
+  return { point: pointJson(point), warnings };
+}
+
+/** @throws usage */
+function refuseUnfreezable({ quiesce, agent }: Pick<Wishes, 'quiesce' | 'agent'>): void {
+  if (quiesce !== 'required' || agent !== undefined) return;
+  throw new QmpvaultError('usage', 'freezing is required, and no socket of the guest agent is named');
+}
+
+type Request = Omit<Wishes, 'vault' | 'init' | 'newVault' | 'againMs' | 'instance' | 'discover'>;
+
+/** With the sockets of its QEMU, where they are not named. @throws as findRunning; vm-unknown */
+async function found(
+  request: Request,
+  { instance, discover }: { instance: string; discover: readonly string[] | undefined },
+  vault: Vault,
+  { engine: { log }, signal }: OperationContext,
+): Promise<Request> {
+  const sockets = request.qmp === undefined ? await findRunning(instance, { discover, log, signal }) : {};
+  const wish = { ...request, ...sockets };
+  if (
+    wish.qmp === undefined &&
+    wish.images === undefined &&
+    (await vault.vm(wish.vm).readRecord()) === null
+  ) {
+    throw new QmpvaultError(
+      'vm-unknown',
+      `no QEMU called ${instance} runs on this host, none of its images are named, and the vault remembers none`,
+      { details: { vm: instance } },
+    );
+  }
+  refuseUnfreezable(wish);
+  if (wish.quiesce !== 'off' && wish.qmp !== undefined && wish.agent === undefined) {
+    log.warn({ vm: instance }, 'no guest agent that qmpvault may use: nothing will be frozen');
+  }
+  return wish;
 }
 
 /** What a restore in place that was killed left is no state to back up, unless the VM runs on it already. @returns warnings */
@@ -83,19 +104,5 @@ async function finishRestore(vault: Vault, vm: VmName, { engine }: OperationCont
     return [
       `a restore of ${vm} in place was interrupted, and the VM started since: its disks may be of two moments. Stop it, and repeat the restore`,
     ];
-  }
-}
-
-async function openOrMake(
-  path: string,
-  { init, newVault }: { init: boolean; newVault: boolean },
-  context: OperationContext,
-): Promise<Vault> {
-  try {
-    return await openVaultToChange(path, context);
-  } catch (error) {
-    const mayMake = codeOf(error) === 'vault-missing' || (newVault && codeOf(error) === 'vault-away');
-    if (!init || !mayMake) throw error;
-    return initVault(path, { memory: new VaultMemory(context.engine.stateDir), newVault });
   }
 }

@@ -2,11 +2,15 @@
 import { z } from 'zod';
 import { descendantsParam, selectorParam, vmParam } from '../rpc/params.ts';
 import { deletePoint } from '../upkeep/delete.ts';
-import { type OperationContext, openVaultToChange, vaultParam, workProgress } from './operation.ts';
+import { type OperationContext, openOrMake, vaultParam, workProgress } from './operation.ts';
 import { pointJson } from './point-json.ts';
 
 export const params = z.strictObject({
   vault: vaultParam,
+  init: z
+    .boolean()
+    .default(false)
+    .describe("make the vault when it is missing: the point is somebody else's"),
   vm: vmParam,
   point: selectorParam,
   exact: z.boolean().default(false).describe('only an id will do'),
@@ -16,9 +20,9 @@ export const params = z.strictObject({
 });
 
 /** @throws as deletePoint and openVault */
-export async function run({ vault, ...request }: z.output<typeof params>, context: OperationContext) {
+export async function run({ vault, init, ...request }: z.output<typeof params>, context: OperationContext) {
   const { engine, signal } = context;
-  const opened = await openVaultToChange(vault, context);
+  const opened = await openOrMake(vault, { init }, context);
   const { changed, ...result } = await deletePoint(engine, opened, request, {
     signal,
     onWork: workProgress(context),

@@ -2,6 +2,7 @@
 import type { z } from 'zod';
 import { parseParams } from '../rpc/params.ts';
 import type { ResultJson, ResultName } from '../rpc/results.ts';
+import type { Share } from '../rpc/share.ts';
 import type { OperationContext } from './operation.ts';
 
 export type { OperationContext, Progress } from './operation.ts';
@@ -41,10 +42,15 @@ export type Result<N extends OperationName> = Awaited<ReturnType<ModuleOf<N>['ru
 
 export const OPERATION_NAMES = Object.keys(OPERATIONS) as OperationName[];
 
+/** The same, of a vault that is a folder or on a share, which is mounted for as long as the operation lasts. */
+export type Wish<N extends OperationName> =
+  | Params<N>
+  | (Omit<Params<N>, 'vault'> & { readonly vault: Share });
+
 /** @throws usage for parameters that make no sense; what the operation throws */
 export async function perform<N extends OperationName>(
   name: N,
-  params: Params<N>,
+  wish: Wish<N>,
   context: OperationContext,
 ): Promise<Result<N>> {
   const {
@@ -52,5 +58,11 @@ export async function perform<N extends OperationName>(
     run,
   }: { params: z.ZodType; run: (params: never, context: OperationContext) => unknown } =
     await OPERATIONS[name]();
-  return (await run(parseParams(schema, params) as never, context)) as Result<N>;
+  const does = async (params: unknown, context: OperationContext) =>
+    run(parseParams(schema, params) as never, context);
+  const { vault } = wish as { vault?: string | Share };
+  if (typeof vault !== 'object') return (await does(wish, context)) as Result<N>;
+  const [{ onShare }, { shareParam }] = await Promise.all([import('./share.ts'), import('../rpc/share.ts')]);
+  const share = parseParams(shareParam, vault);
+  return (await onShare(share, context, (vault, context) => does({ ...wish, vault }, context))) as Result<N>;
 }

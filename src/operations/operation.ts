@@ -4,10 +4,11 @@
  */
 import { z } from 'zod';
 import type { Engine } from '../backup/engine.ts';
+import { codeOf } from '../base/errors.ts';
 import type { DiskName } from '../base/ids.ts';
 import { diskPathsParam, selectorParam } from '../rpc/params.ts';
 import type { Work } from '../upkeep/work.ts';
-import type { Vault } from '../vault/vault.ts';
+import type { Vault, VaultOptions } from '../vault/vault.ts';
 
 /** How far an operation has come. */
 export interface Progress {
@@ -19,7 +20,6 @@ export interface Progress {
   }[];
 }
 
-/** What an operation works with, on this host. */
 /** How upkeep tells how far it is, in the form of all operations. */
 export function workProgress({ onProgress }: OperationContext): ((work: Work) => void) | undefined {
   return (
@@ -29,8 +29,11 @@ export function workProgress({ onProgress }: OperationContext): ((work: Work) =>
   );
 }
 
+/** What an operation works with, on this host. */
 export interface OperationContext {
   readonly engine: Engine;
+  /** Which vault is known where; default: by its folder. */
+  readonly memory?: VaultOptions['memory'] | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
   /** Of one that lasts until it is cancelled: what it will answer, as soon as it is at work. */
@@ -48,24 +51,43 @@ export const imagesParam = diskPathsParam.transform(
 );
 
 /** @throws vault-missing, vault-away, vault-format, vault-unreadable */
-export async function openVault(path: string, { engine }: OperationContext): Promise<Vault> {
+export async function openVault(path: string, context: OperationContext): Promise<Vault> {
   // What is not needed is not loaded: it costs every command time and memory.
-  const [{ openVault }, { VaultMemory }] = await Promise.all([
-    import('../vault/vault.ts'),
-    import('../vault/memory.ts'),
-  ]);
-  return openVault(path, { memory: new VaultMemory(engine.stateDir) });
+  const { openVault } = await import('../vault/vault.ts');
+  return openVault(path, { memory: await memoryOf(context) });
 }
 
 /** For what changes points: what a dead process left half done is finished first. @throws as openVault */
-export async function openVaultToChange(path: string, { engine }: OperationContext): Promise<Vault> {
-  const [{ openVault }, { VaultMemory }, { changeFinisher }] = await Promise.all([
+export async function openVaultToChange(path: string, context: OperationContext): Promise<Vault> {
+  const [{ openVault }, { changeFinisher }] = await Promise.all([
     import('../vault/vault.ts'),
-    import('../vault/memory.ts'),
     import('../upkeep/delete.ts'),
   ]);
   return openVault(path, {
-    memory: new VaultMemory(engine.stateDir),
-    finishChange: changeFinisher(engine),
+    memory: await memoryOf(context),
+    finishChange: changeFinisher(context.engine),
   });
+}
+
+/** As openVaultToChange; the one that is missing is made, where that is wanted. @throws also vault-known, vault-full, sync-failed */
+export async function openOrMake(
+  path: string,
+  { init, newVault = false }: { init: boolean; newVault?: boolean },
+  context: OperationContext,
+): Promise<Vault> {
+  try {
+    return await openVaultToChange(path, context);
+  } catch (error) {
+    const mayMake = codeOf(error) === 'vault-missing' || (newVault && codeOf(error) === 'vault-away');
+    if (!init || !mayMake) throw error;
+    const { initVault } = await import('../vault/vault.ts');
+    await initVault(path, { memory: await memoryOf(context), newVault });
+    return openVaultToChange(path, context);
+  }
+}
+
+async function memoryOf({ memory, engine }: OperationContext): Promise<VaultOptions['memory']> {
+  if (memory !== undefined) return memory;
+  const { VaultMemory } = await import('../vault/memory.ts');
+  return new VaultMemory(engine.stateDir);
 }

@@ -30,6 +30,7 @@ import {
   showResult,
 } from './results.ts';
 import { RUN_KINDS, RUN_STATES, run } from './run.ts';
+import { shareBackup, shareDelete } from './share.ts';
 import { daemonStatus, vmStatus } from './status.ts';
 
 export interface Method {
@@ -179,6 +180,21 @@ export const METHODS = {
     }),
     result: started,
     errors: ofStart,
+  },
+
+  'share.backup': {
+    summary:
+      'Begins a run that makes a restore point in a vault on a share, which is mounted for this run alone: for orchestrators that keep accounts of their own. The VM need not be known. Asked for again while it is under way, no other run begins, and the first is answered',
+    params: shareBackup,
+    result: started,
+    errors: ['daemon-stopping'],
+  },
+  'share.delete': {
+    summary:
+      'Begins a run that deletes one restore point of a vault on a share, which is mounted for this run alone. Asked for again while it is under way, no other run begins, and the first is answered',
+    params: shareDelete,
+    result: started,
+    errors: ['daemon-stopping'],
   },
 
   'run.list': {

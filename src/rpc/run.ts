@@ -38,7 +38,10 @@ export const run = z
     id: z.string(),
     what: z.enum(RUN_KINDS),
     vm: z.string().nullable().meta({ description: 'null: it is not about a single VM' }),
-    vault: z.string().nullable().meta({ description: 'its name in the configuration' }),
+    vault: z.string().nullable().meta({
+      description:
+        'its name in the configuration; TYPE:ADDRESS of one on a share that is mounted for this run',
+    }),
     state: z.enum(RUN_STATES).meta({
       description: 'succeeded, failed and cancelled are the ends; nothing follows them',
     }),

@@ -41,11 +41,6 @@ export class VaultMemory {
     await writeFileDurably(file, `${JSON.stringify(entry, null, 2)}\n`);
   }
 
-  /** For a path that is given up, such as a mount point that was made for one command. */
-  async forget(path: string): Promise<void> {
-    await fs.rm(await this.#fileOf(path), { force: true });
-  }
-
   async #fileOf(path: string): Promise<string> {
     const digest = createHash('sha256')
       .update(await realPathOf(path))

@@ -3,14 +3,21 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { stringify } from 'yaml';
+import type { Engine } from '../../src/backup/engine.ts';
 import { until } from '../../src/base/deadline.ts';
 import { codeOf } from '../../src/base/errors.ts';
 import { RpcClient } from '../../src/rpc/client.ts';
 import type { MethodParams } from '../../src/rpc/methods.ts';
 import type { Run } from '../../src/rpc/run.ts';
 import { MAIN } from './command-line.ts';
-import type { TestSite } from './engine.ts';
 import type { Teardown } from './temp-dir.ts';
+
+/** What of a test's site the daemon is told. */
+interface DaemonSite {
+  readonly dir: string;
+  readonly vault: { readonly path: string };
+  readonly engine: Pick<Engine, 'stateDir' | 'runtimeDir' | 'scratchDir'>;
+}
 
 export interface TestDaemon {
   readonly process: ReturnType<typeof spawnDaemon>['process'];
@@ -30,7 +37,7 @@ export interface DaemonWishes {
   readonly program?: readonly string[];
 }
 
-export function writeConfig(site: TestSite, config: object = {}): string {
+export function writeConfig(site: DaemonSite, config: object = {}): string {
   const file = join(site.dir, 'config.yaml');
   const basis = {
     vaults: { nas: { path: site.vault.path } },
@@ -44,7 +51,7 @@ export function writeConfig(site: TestSite, config: object = {}): string {
 /** Starts it without waiting for anything; killed when the test ends, with all that it started. */
 export function spawnDaemon(
   t: Teardown,
-  site: TestSite,
+  site: DaemonSite,
   { config, env, args = [], program = [MAIN] }: DaemonWishes = {},
 ) {
   const configFile = writeConfig(site, config);
@@ -67,7 +74,7 @@ export function spawnDaemon(
 
 export async function startDaemon(
   t: Teardown,
-  site: TestSite,
+  site: DaemonSite,
   wishes: DaemonWishes = {},
 ): Promise<TestDaemon> {
   const daemon = spawnDaemon(t, site, wishes);

@@ -11,6 +11,7 @@ import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import type { FixtureVm } from '../../vm-fixtures/guestless.ts';
+import { type DaemonWishes, startDaemon, type TestDaemon } from './daemon.ts';
 import { type Teardown, tempDir } from './temp-dir.ts';
 
 const SCRIPT = fileURLToPath(new URL('../../scripts/nasbackup', import.meta.url));
@@ -97,6 +98,18 @@ export class Orchestrator {
 
   run(args: readonly string[], env: Record<string, string> = {}): Promise<Outcome> {
     return this.start(args, env).result;
+  }
+
+  /** From now on the daemon of this host is asked: its configuration is where the script looks for it. */
+  startDaemon(t: Teardown, wishes: DaemonWishes = {}): Promise<TestDaemon> {
+    const { QMPVAULT_STATE_DIR = '', QMPVAULT_RUNTIME_DIR = '', QMPVAULT_SCRATCH_DIR = '' } = this.env;
+    const engine = {
+      stateDir: QMPVAULT_STATE_DIR,
+      runtimeDir: QMPVAULT_RUNTIME_DIR,
+      scratchDir: QMPVAULT_SCRATCH_DIR,
+    };
+    const site = { dir: this.dir, vault: { path: join(this.dir, 'its-own-vault') }, engine };
+    return startDaemon(t, site, { ...wishes, env: { ...this.env, ...wishes.env } });
   }
 
   where(): string[] {
