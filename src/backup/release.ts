@@ -49,9 +49,7 @@ export function takeOut(
     client: vm.client,
     owns: (owner) => owner === run,
     canYank: vm.capabilities.yank && vm.client.oob,
-    killWriter: async () => {
-      if (folders.writer !== '') await Writer.killLeftover({ dir: folders.writer });
-    },
+    killWriter: async () => folders.writer !== '' && Writer.killLeftover({ dir: folders.writer }),
     orderly,
     // While the VM was stopped the NBD server was not in it, but in the run's own daemon.
     nbdServer: folders.nbd === '' || images.length > 0 ? null : vmNbdSocket(folders),
@@ -74,7 +72,6 @@ export async function release(
 ): Promise<string[]> {
   // What cannot be taken back now is a dead run's to the next command, also to one of this process.
   runEnded(record.run);
-  if (published !== true) await forgetProgress(engine.stateDir, record.run);
   const warnings: string[] = [];
   const attempt = async (what: string, step: () => Promise<unknown>): Promise<boolean> => {
     try {
@@ -85,6 +82,12 @@ export async function release(
       return false;
     }
   };
+  if (published !== true) {
+    await attempt('forgetting how far it got', () => forgetProgress(engine.stateDir, record.run));
+  }
+  if (place === null && !wasOut) {
+    warnings.push('the VM cannot be reached to take the run out of it; the next command tries again');
+  }
   const out =
     place !== null &&
     (wasOut ||

@@ -202,7 +202,7 @@ export class StoppedRun {
       client,
       owns,
       canYank: false,
-      killWriter: async () => {},
+      killWriter: async () => false,
       nbdServer: socket,
       orderly: true,
     });

@@ -103,17 +103,22 @@ export async function endOf(id: ProcessId): Promise<void> {
   while (await isAlive(id)) await delay(20, undefined, { ref: false });
 }
 
-/** SIGKILL. Returns when it is dead, and within two seconds also when it hangs in the kernel and cannot die yet. */
-export async function kill(id: ProcessId): Promise<void> {
-  if (!(await isAlive(id))) return;
+/**
+ * SIGKILL. Returns when it is dead, and within two seconds also when it hangs in the kernel and cannot die yet.
+ * @returns whether it is dead
+ */
+export async function kill(id: ProcessId): Promise<boolean> {
+  if (!(await isAlive(id))) return true;
   try {
     process.kill(id.pid, 'SIGKILL');
     await until(async () => ((await isAlive(id)) ? undefined : true), {
       timeoutMs: DEATH_MS,
       what: 'its end',
     });
+    return true;
   } catch {
     // It has gone by itself meanwhile, or hangs in the kernel: it will do no more than end.
+    return !(await isAlive(id));
   }
 }
 

@@ -144,10 +144,10 @@ export class Writer {
     }
   }
 
-  /** Kills the writer of this folder, if one lives, also when it answers nobody. */
-  static async killLeftover({ dir }: { dir: string }): Promise<void> {
+  /** Kills the writer of this folder, if one lives, also when it answers nobody. @returns whether none lives */
+  static async killLeftover({ dir }: { dir: string }): Promise<boolean> {
     const id = await processIn(dir);
-    if (id !== null) await kill(id);
+    return id === null || kill(id);
   }
 
   get pid(): number {

@@ -27,8 +27,8 @@ export interface UnwindOptions {
   /** Which runs to take out; one that lives belongs to somebody else. */
   readonly owns: (run: RunId) => boolean;
   readonly canYank: boolean;
-  /** The second means against a hung writer. */
-  readonly killWriter: () => Promise<void>;
+  /** The second means against a hung writer. @returns whether it is dead */
+  readonly killWriter: () => Promise<boolean>;
   /** Where the VM's NBD server listens if it is these runs' own: nobody else starts one there. */
   readonly nbdServer: string | null;
   /** The copies are done and the writer has disconnected: nothing here can wait for the NAS. */
@@ -51,19 +51,34 @@ const CANCEL_MS = 1_500;
 const YANK_MS = 5_000;
 
 /**
+ * When it returns, QEMU has said that nothing of these runs is left. What is left in would go on saving the guest's old data
+ * to scratch space, and nobody would watch that: so what a busy host did not do in time is tried once more.
  * @returns warnings for the operator
  * @throws vm-left-unclean naming what could not be taken out; calling again goes on from there
  */
 export async function unwind(options: UnwindOptions): Promise<string[]> {
+  const warnings: string[] = [];
+  try {
+    await takeAllOut(options, warnings);
+  } catch (error) {
+    if (options.orderly || !options.client.isOpen) throw error;
+    await takeAllOut(options, warnings);
+  }
+  return warnings;
+}
+
+async function takeAllOut(options: UnwindOptions, warnings: string[]): Promise<void> {
   await endJobs(options);
   // Closing a target flushes it, and the main loop waits for that: not with a NAS that may hang (m).
   if (!options.orderly) await cutTargets(options);
   await stopNbdServer(options);
   // A filter that is still read lets nobody else write to its disk: its readers go before the device comes back.
   await deleteNodes(options, (node) => isRunNode(node, 'access'));
-  const warnings = await releaseDevices(options);
+  warnings.push(...(await releaseDevices(options)));
   await deleteNodes(options, () => true);
-  return warnings;
+  const left = [...(await findRuns(options.client)).keys()].filter(options.owns);
+  if (left.length === 0) return;
+  throw new QmpvaultError('vm-left-unclean', `nodes or jobs of ${left.join(', ')} are still in the VM`);
 }
 
 /** The runs of which anything is left in a VM, with whether a job of theirs is still at work. */
@@ -148,8 +163,15 @@ function unlessRefused(error: unknown): void {
   if (!(error instanceof QmpError && error.code === 'qmp-command')) throw error;
 }
 
+/** With the writer dead, or its connections cut, nothing in the VM waits for the NAS: one of the two is enough. */
 async function cutTargets({ client, owns, canYank, killWriter }: UnwindOptions): Promise<void> {
-  await Promise.all([canYank ? yankTargets(client, owns) : undefined, killWriter()]);
+  const [cut, killed] = await Promise.allSettled([
+    canYank ? yankTargets(client, owns) : undefined,
+    killWriter(),
+  ]);
+  if (killed.status === 'fulfilled' && killed.value) return;
+  if (cut.status === 'rejected') throw cut.reason;
+  if (killed.status === 'rejected') throw killed.reason;
 }
 
 /** Asks yank itself what can be yanked: it answers out of band, the block graph may not. */
