@@ -9,7 +9,7 @@ import { QmpvaultError } from '../base/errors.ts';
 import { KiB } from '../base/units.ts';
 import { addBitmapActions, type BitmapRef, drawPatterns } from '../vm/bitmaps.ts';
 import type { NodeName } from '../vm/block-graph.ts';
-import { CopyJobs, copyAction, shareOf } from '../vm/copy-jobs.ts';
+import { CopyJobs, copyAction, shareOf, WORKERS } from '../vm/copy-jobs.ts';
 import { TARGETS_PATIENCE_MS } from '../vm/main-loop.ts';
 import { type Moment, takeAt, takeMoment } from '../vm/moment.ts';
 import { runNode } from '../vm/run-names.ts';
@@ -128,7 +128,7 @@ async function captureFromSource(site: RunSite): Promise<CopyJobs> {
  * QEMU's default is 64 requests of 1 MiB at a time, which pass through the thread that also serves the guest: its
  * writes then take up to 30-110 ms, with 8 at most 20-30, and a full takes 15 % less time (m: 7.2 and 11.1).
  */
-const BESIDE_THE_GUEST = { 'max-workers': 8 };
+const BESIDE_THE_GUEST = { 'max-workers': WORKERS };
 /** Small and few requests bound how long a guest's write waits for one: at most 0.6 s at 2 MB/s (m). */
 const BEFORE_THE_GUEST = { 'max-workers': 4, 'max-chunk': 256 * KiB };
 

@@ -22,11 +22,13 @@ export interface Copy {
   readonly watchers: readonly Task[];
   /** How long QEMU may be silent. Default: as long as a guest can stand. */
   readonly silenceMs?: number;
+  /** How many requests each job has in flight. */
+  readonly workers?: number;
 }
 
 /** @returns the bytes that were copied or compared, by the disk's index @throws what ended one of them */
 export async function copyDisks(copy: Copy): Promise<Map<number, number>> {
-  const { jobs, disks, tools, staging, request, control, watchers, silenceMs } = copy;
+  const { jobs, disks, tools, staging, request, control, watchers, silenceMs, workers } = copy;
   const { noProgressMs } = request;
   const bandwidth = bandwidthOf(request, control);
   const progress = new Map<number, CopyProgress>();
@@ -38,7 +40,7 @@ export async function copyDisks(copy: Copy): Promise<Map<number, number>> {
   try {
     await together(control.signal, {
       tasks: [
-        (signal) => jobs.finish({ signal, bandwidth, noProgressMs, silenceMs, onProgress: show }),
+        (signal) => jobs.finish({ signal, bandwidth, noProgressMs, workers, silenceMs, onProgress: show }),
         ...compared.map(
           (disk) => (signal: AbortSignal) =>
             compareWithParent(

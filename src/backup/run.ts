@@ -15,7 +15,7 @@ import type { Staging } from '../vault/staging.ts';
 import type { Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { removeBitmaps } from '../vm/bitmaps.ts';
-import type { CopyJobs } from '../vm/copy-jobs.ts';
+import { type CopyJobs, hasBrokenSnapshot } from '../vm/copy-jobs.ts';
 import type { GuestAgent } from '../vm/guest-agent.ts';
 import { watchMainLoop } from '../vm/main-loop.ts';
 import type { Vm } from '../vm/vm.ts';
@@ -122,6 +122,7 @@ export class Run {
   async #copy({ moment, disks, snapshot }: Captured, jobs: CopyJobs): Promise<Copied> {
     const { control, request, engine, vm } = this.context;
     const { folders } = this.facts;
+    const refuseFull = () => refuseFullScratch(folders.scratch, engine.scratchLimitBytes);
     await engine.reachStep('copying');
     const bytes = await copyDisks({
       jobs,
@@ -133,9 +134,12 @@ export class Run {
       watchers: [
         (signal) =>
           watchMainLoop(vm.client, signal, async () => {
-            if (snapshot) await refuseFullScratch(folders.scratch, engine.scratchLimitBytes);
+            if (snapshot) await refuseFull();
           }),
       ],
+    }).catch(async (error: unknown) => {
+      if (hasBrokenSnapshot(error)) await refuseFull();
+      throw error;
     });
     await engine.reachStep('copied');
     return { bytes, copyMs: sinceMs(moment.at) };

@@ -36,6 +36,9 @@ export type StoppedContext = Omit<RunContext, 'vm'> & { readonly stopped: Stoppe
 const SILENCE_MS = 5_000;
 const NAS_CLEANUP_MS = 5_000;
 
+/** What a job has in flight that is not told otherwise. */
+const QEMU_WORKERS = 64;
+
 export class StoppedRun {
   readonly #context: StoppedContext;
   readonly #run = newRunId();
@@ -195,6 +198,7 @@ export class StoppedRun {
       control,
       watchers: [],
       silenceMs,
+      workers: QEMU_WORKERS,
     });
     const copyMs = performance.now() - began;
     const owns = (owner: string) => owner === run;

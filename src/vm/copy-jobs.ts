@@ -3,7 +3,7 @@
  *
  * A hung NAS shows itself as jobs that make no progress. While their I/O is in flight, a `stop`, a reset or a
  * `qom-set`, whoever sends it, hangs QEMU's main loop and with it the guest. So this class sends none, and gives up
- * after `noProgressMs`, or at once when the main loop falls silent: a guest's reset may be waiting for our I/O right
+ * when they have made none for longer than a slow NAS takes, or at once when the main loop falls silent: a guest's reset may be waiting for our I/O right
  * then (the RESET event comes only after that wait (m)). Ending the jobs is the business of unwinding.
  */
 import { z } from 'zod';
@@ -11,7 +11,7 @@ import { type EventListener, type QmpClient, QmpError, type QmpEvent } from '../
 import { throwIfAborted } from '../base/deadline.ts';
 import { type ErrorCode, QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
-import { MiB } from '../base/units.ts';
+import { KiB, MiB } from '../base/units.ts';
 import type { NodeName } from './block-graph.ts';
 import { ask, SILENCE_MS, stalled, TICK_MS } from './main-loop.ts';
 import { runJob } from './run-names.ts';
@@ -34,7 +34,10 @@ export interface FollowOptions {
   readonly signal?: AbortSignal | undefined;
   /** Bytes per second over all disks; undefined: no limit. Asked at each look, so that it can change meanwhile. */
   readonly bandwidth?: (() => number | undefined) | undefined;
+  /** Default: as long as a slow NAS may take for what is in flight. */
   readonly noProgressMs?: number | undefined;
+  /** How many requests each job has in flight. */
+  readonly workers?: number | undefined;
   /** How long the main loop may be silent. Default: as long as a guest can stand. */
   readonly silenceMs?: number | undefined;
   readonly onProgress?: ((progress: readonly CopyProgress[]) => void) | undefined;
@@ -56,6 +59,29 @@ export type Job = z.infer<typeof JobsReply>[number];
 const START_MS = 700;
 /** block-copy's largest single request; under a low bandwidth limit progress comes in steps of this size. */
 const CHUNK_BYTES = MiB;
+/** How many of them each job has in flight, where it is not told how many: QEMU's default is 64. */
+export const WORKERS = 8;
+const NO_PROGRESS_MS = 5_000;
+/**
+ * A NAS that does no more than this, for all disks together, hangs. A filesystem in a network works at all requests side by
+ * side, and QEMU tells of progress when the first of them is done: with two disks and 1 MiB/s after 8 s and more (m).
+ */
+const SLOWEST_BYTES = 512 * KiB;
+
+/** How long jobs may make no progress. */
+export function patienceMs({
+  jobs,
+  workers = WORKERS,
+  bandwidth,
+  noProgressMs = Math.max(NO_PROGRESS_MS, (1e3 * jobs * workers * CHUNK_BYTES) / SLOWEST_BYTES),
+}: {
+  readonly jobs: number;
+  readonly workers?: number | undefined;
+  readonly bandwidth?: number | undefined;
+  readonly noProgressMs?: number | undefined;
+}): number {
+  return bandwidth ? Math.max(noProgressMs, (4e3 * CHUNK_BYTES * jobs) / bandwidth) : noProgressMs;
+}
 
 /** What the transaction does to copy one disk. `auto-dismiss: false`, so that a restarted engine finds the result. */
 export function copyAction(run: RunId, disk: CopyDisk, extra: object = {}): object {
@@ -150,7 +176,8 @@ export class CopyJobs {
   async finish({
     signal,
     bandwidth: bandwidthNow = () => undefined,
-    noProgressMs = 5_000,
+    noProgressMs,
+    workers,
     silenceMs = SILENCE_MS,
     onProgress,
   }: FollowOptions): Promise<CopyProgress[]> {
@@ -174,12 +201,10 @@ export class CopyJobs {
         bandwidth !== shared.bandwidth || (bandwidth !== undefined && running.length !== shared.among);
       if (isNew) await this.#share(bandwidth, running);
       shared = { bandwidth, among: running.length };
-      const patienceMs = bandwidth
-        ? Math.max(noProgressMs, (4e3 * CHUNK_BYTES * this.#indexOf.size) / bandwidth)
-        : noProgressMs;
+      const limitMs = patienceMs({ jobs: this.#indexOf.size, workers, bandwidth, noProgressMs });
       const bytes = jobs.reduce((sum, job) => sum + job['current-progress'], 0);
       if (bytes !== moved.bytes || running.length === 0) moved = { bytes, at: performance.now() };
-      if (performance.now() - moved.at > patienceMs) throw stalled(patienceMs);
+      if (performance.now() - moved.at > limitMs) throw stalled(limitMs);
       await this.#change(signal);
     }
   }
@@ -249,15 +274,24 @@ export class CopyJobs {
   }
 }
 
-/** QEMU gives the errno only as text. EACCES is what a snapshot-access node answers once its snapshot is broken. */
+/** EACCES is what a snapshot-access node answers once its snapshot is broken. */
+const BROKEN = 'Permission denied';
+
+/** Whether a copy ended because its snapshot broke: QEMU tells neither why nor where. */
+export function hasBrokenSnapshot(error: unknown): boolean {
+  return error instanceof QmpvaultError && error.details['error'] === BROKEN;
+}
+
+/** QEMU gives the errno only as text. */
 function meaningOf(error: string): { code: ErrorCode; meaning: string } {
   if (error === 'No space left on device' || error === 'Disk quota exceeded') {
     return { code: 'vault-full', meaning: ': the vault is full' };
   }
-  if (error === 'Permission denied') {
+  if (error === BROKEN) {
     return {
-      code: 'scratch-full',
-      meaning: ': the snapshot broke because its old data could not be saved to scratch',
+      code: 'run-failed',
+      meaning:
+        ': the snapshot broke, since old data could not be read from the disk, or not be saved to scratch in time',
     };
   }
   return { code: 'run-failed', meaning: '' };

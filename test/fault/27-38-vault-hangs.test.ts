@@ -11,8 +11,10 @@ import { vmName } from '../../src/base/ids.ts';
 import type { Step } from '../../src/base/steps.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
+import { slowNode } from '../helpers/broken-node.ts';
 import { backUpWithTruth, expectClean, expectTruth, testSite, writerPid } from '../helpers/engine.ts';
 import { GuestWriter } from '../helpers/guest-writer.ts';
+import { TARGET_OPTIONS, targetNode, withOpenWriter } from '../helpers/open-writer.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { qmpProxy } from '../helpers/qmp-proxy.ts';
 import { testVm } from '../helpers/vm.ts';
@@ -134,3 +136,44 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     for (const point of [first, second]) await expectTruth(t, site, vm, point);
   });
 }
+
+/** For all disks together. */
+const SLOW_BYTES = MiB;
+
+t.test('a NAS that is slow is not taken for one that hangs, and the guest does not notice', async (t) => {
+  // Both at once: they wait.
+  const runs = qemuVersions(['7.2', '11.1']).map(async (qemu) => {
+    const vm = await testVm(t, {
+      qemu,
+      disks: [
+        { name: 'vda', sizeBytes: 64 * MiB },
+        { name: 'vdb', sizeBytes: 64 * MiB, attach: 'virtio-scsi', iothread: true },
+      ],
+    });
+    const site = withOpenWriter(t, await testSite(t, { bin: qemuBin(qemu) }));
+    for (const { name } of vm.disks) await vm.write(name, 1, 16 * MiB, 2 * MiB);
+    const guest = await GuestWriter.start(vm, 'vda');
+    let slowed = 0;
+    const steps = async (step: Step) => {
+      if (step !== 'targets') return;
+      const writer = await site.monitor();
+      const limits = { 'bps-write': SLOW_BYTES };
+      await writer.execute('object-add', { 'qom-type': 'throttle-group', id: 'slow', limits });
+      for (const nth of [0, 1]) {
+        await slowNode(writer, { node: targetNode(nth), options: TARGET_OPTIONS }, 'slow');
+        slowed += 1;
+      }
+    };
+    const { point } = await site.backUp(vm, { steps });
+    t.equal(slowed, 2);
+    const { errors, worstMs } = await guest.stop();
+    t.strictSame(errors, [], `${qemu}: no write of the guest failed`);
+    t.ok(worstMs < 1_000, `${qemu}: no write of the guest stalled (worst: ${worstMs.toFixed(1)} ms)`);
+    t.ok(point.timings.copyMs > 6_000, `${qemu}: it was slow (${Math.round(point.timings.copyMs)} ms)`);
+    await expectClean(t, site, vm, { bitmaps: 1 });
+    const next = await backUpWithTruth(site, vm);
+    t.equal(next.how, 'tracked');
+    await expectTruth(t, site, vm, next);
+  });
+  await Promise.all(runs);
+});
