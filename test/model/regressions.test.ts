@@ -54,6 +54,11 @@ const REGRESSIONS: readonly Regression[] = [
       { kind: 'fillVaultInBackup', wishes: WISHES, full: true, freeKiB: 0, step: 'published', before: [] },
     ],
   },
+  {
+    seed: 1004,
+    what: 'a vault that goes away while the files of a point are described is away, and nothing else',
+    operations: [{ kind: 'moveVaultInBackup', wishes: WISHES, step: 'synced', before: [] }],
+  },
 ];
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
