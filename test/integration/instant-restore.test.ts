@@ -30,6 +30,7 @@ const vm1 = vmName('vm1');
 
 interface FillWishes extends Pick<RunControl, 'onProgress'> {
   readonly bandwidth?: number;
+  readonly noProgressMs?: number;
 }
 
 interface Given {
@@ -65,8 +66,8 @@ async function given(t: Test, qemu: QemuVersion): Promise<Given> {
     to,
     restore: (point, reachStep = noSteps) =>
       restoreInstantly({ ...engine, reachStep }, vault, { vm: vm1, point, target: { dir: to } }),
-    fill: (reachStep = noSteps, { bandwidth, onProgress } = {}) =>
-      fillVm({ ...engine, reachStep }, vault, { vm: vm1, qmp: vm.qmpSocket, bandwidth }, { onProgress }),
+    fill: (reachStep = noSteps, { onProgress, ...wishes } = {}) =>
+      fillVm({ ...engine, reachStep }, vault, { vm: vm1, qmp: vm.qmpSocket, ...wishes }, { onProgress }),
   };
 }
 
@@ -147,9 +148,13 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
         warnings: [/instant restore/, /instant/],
       });
 
+      const stalled = all.fill(noSteps, { bandwidth: 4096, noProgressMs: 500 });
+      await t.rejects(stalled, { code: 'run-stalled' }, 'one that gets no further is left to itself');
+      const [job] = (await vm.qmp.execute('query-block-jobs')) as [{ device: string }];
+      await vm.qmp.execute('block-job-set-speed', { device: job.device, speed: 32 * MiB });
+
       let kill: Promise<void> | undefined;
       const killed = all.fill(noSteps, {
-        bandwidth: 32 * MiB,
         onProgress: ({ disks: [vda] }) => {
           const isHalf = vda !== undefined && vda.doneBytes > 0 && vda.doneBytes < vda.totalBytes;
           if (isHalf) kill ??= writeAndKill(vm, 7, 50 * MiB);
