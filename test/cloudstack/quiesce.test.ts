@@ -54,8 +54,12 @@ t.test('a guest is frozen where that is asked for, and only as long as it may be
   const late = await unreliableAgent(t, guest.agentSocket, { command: 'guest-fsfreeze-freeze', how: 'late' });
   configure(late.path);
   t.match((await backUp(true, '--quiesce-timeout', '1')).manifest, { consistency: 'crash' });
-  t.ok(late.fired);
-  t.match(await orchestrator.log(), /1000 ms/, 'it was waited for as long as was said');
+  const { waitedMs } = late;
+  t.ok(
+    waitedMs !== null && waitedMs >= 900 && waitedMs < 6_000,
+    `it was waited for: ${waitedMs} ms, not 8 s`,
+  );
+  t.match(await orchestrator.log(), /not frozen: [^\n]*no reply to guest-fsfreeze-freeze/);
   await expectAwake(t, guest, 2_000);
   await expectThawed(t, guest);
 });

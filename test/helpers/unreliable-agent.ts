@@ -18,6 +18,8 @@ export interface UnreliableAgent {
   readonly path: string;
   /** Whether the fault has happened. */
   readonly fired: boolean;
+  /** How long the engine said nothing after it; null: it has not spoken since. */
+  readonly waitedMs: number | null;
 }
 
 export async function unreliableAgent(
@@ -26,7 +28,12 @@ export async function unreliableAgent(
   { command, how }: AgentFault,
 ): Promise<UnreliableAgent> {
   const path = join(tempDir(t), 'agent.sock');
-  const agent = { path, fired: false };
+  const agent: { path: string; fired: boolean; waitedMs: number | null } = {
+    path,
+    fired: false,
+    waitedMs: null,
+  };
+  let firedAt = 0;
   const server = net.createServer((engine) => {
     const real = net.connect(agentSocket);
     /** What the agent says after the command, until the engine speaks again. */
@@ -39,8 +46,10 @@ export async function unreliableAgent(
     createInterface({ input: engine.setEncoding('latin1') }).on('line', (line) => {
       if (how === 'late' && held !== null) engine.write(held.join(''), 'latin1');
       held = null;
+      if (agent.fired) agent.waitedMs ??= performance.now() - firedAt;
       if (!agent.fired && line.includes(`"${command}"`)) {
         agent.fired = true;
+        firedAt = performance.now();
         held = [];
         if (how === 'unheard') return;
       }
