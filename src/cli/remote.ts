@@ -30,12 +30,12 @@ const WAYS: Readonly<Partial<Record<OperationName, Way>>> = {
   prune: {
     method: 'prune.start',
     isRun: true,
-    wish: ({ waitMs, ...rest }) => ({ ...rest, whenBusy: busy(waitMs) }),
+    wish: (wish) => ({ ...wish, whenBusy: busy(wish['waitMs']) }),
   },
   delete: {
     method: 'point.delete',
     isRun: true,
-    wish: ({ waitMs, ...rest }) => ({ ...rest, whenBusy: busy(waitMs) }),
+    wish: (wish) => ({ ...wish, whenBusy: busy(wish['waitMs']) }),
   },
   list: { method: 'point.list' },
   show: { method: 'point.get' },

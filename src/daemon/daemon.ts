@@ -68,8 +68,6 @@ export class Daemon {
   #configProblem: string | null = null;
   #isStopping = false;
   readonly #paces = new Map<RunId, Pace>();
-  /** What a run was given over the RPC, in place of its own wish. */
-  readonly #bandwidths = new Map<RunId, number | null>();
   readonly #holds = new Map<RunId, Disposable>();
   readonly #subscriptions = new Subscriptions();
   readonly #vms: Vms;
@@ -325,10 +323,9 @@ export class Daemon {
   #share(running: readonly RunRecord[]) {
     // Only backups can be slowed down.
     const backups = running.filter(({ what }) => what === 'backup');
-    const runs = backups.map(({ id, params }) => {
+    const runs = backups.map(({ id, params, bandwidth }) => {
       const own = typeof params['bandwidth'] === 'number' ? params['bandwidth'] : null;
-      const given = this.#bandwidths.get(id);
-      return { id, ceiling: given === undefined ? own : given };
+      return { id, ceiling: bandwidth === undefined ? own : bandwidth };
     });
     return shareBandwidth(this.#config.limits.bandwidth, runs);
   }
@@ -345,7 +342,7 @@ export class Daemon {
     this.#metrics.runEnded(record);
     this.#hooks.fire(this.#config.hooks, run);
     this.#holds.get(id)?.[Symbol.dispose]();
-    for (const known of [this.#holds, this.#paces, this.#bandwidths]) known.delete(id);
+    for (const known of [this.#holds, this.#paces]) known.delete(id);
   }
 
   #runJson(record: RunRecord, withResult = true): Run {
@@ -370,10 +367,6 @@ export class Daemon {
       statuses: this.#statuses,
       runJson: (record, withResult) => this.#runJson(record, withResult),
       logOf: (id) => join(this.#placeOf(id as RunId).folder, 'log'),
-      setBandwidth: (id, bytesPerSecond) => {
-        this.#bandwidths.set(id as RunId, bytesPerSecond);
-        this.#runs.reconsider();
-      },
       status: () => this.#status(),
       reload: () => this.reload(),
       config: () => ({ file: this.#config.file, config: JSON.parse(JSON.stringify(this.#config)) }),

@@ -17,12 +17,15 @@ export interface ExportsOptions {
   readonly site: Pick<Task, 'places' | 'qemuBin' | 'logLevel'>;
 }
 
+export type Export = ResultJson<'serve'> & { readonly exportId: string };
+
 const READY_MS = 60_000;
 const STOP_MS = 5_000;
 
 export class Exports {
   readonly #options: ExportsOptions;
   readonly #workers = new Map<string, Worker>();
+  readonly #served = new Map<string, ResultJson<'serve'>>();
 
   constructor(options: ExportsOptions) {
     this.#options = options;
@@ -47,7 +50,7 @@ export class Exports {
     vault: Disposable & { readonly path: string },
     params: Record<string, unknown>,
     signal?: AbortSignal,
-  ): Promise<ResultJson<'serve'> & { exportId: string }> {
+  ): Promise<Export> {
     const id = randomBytes(4).toString('hex');
     const worker = await Worker.start(this.#placeOf(id), {
       ...this.#options.site,
@@ -78,6 +81,11 @@ export class Exports {
     }
   }
 
+  /** Those that are served now; one that is still being made is not among them. */
+  list(): readonly Export[] {
+    return [...this.#served].map(([exportId, served]) => ({ ...served, exportId }));
+  }
+
   /** @throws export-unknown */
   async stop(id: string): Promise<void> {
     const worker = this.#workers.get(id);
@@ -97,6 +105,10 @@ export class Exports {
 
   #keep(id: string, worker: Worker): void {
     this.#workers.set(id, worker);
+    // Also a worker of the last daemon says it, as soon as it is reached.
+    void worker.ready.then((served) => {
+      if (this.#workers.get(id) === worker) this.#served.set(id, served as ResultJson<'serve'>);
+    });
     void worker.ended.then(() => {
       if (this.#workers.get(id) === worker) void this.#forget(id);
     });
@@ -104,6 +116,7 @@ export class Exports {
 
   async #forget(id: string): Promise<void> {
     this.#workers.delete(id);
+    this.#served.delete(id);
     await rm(this.#placeOf(id).folder, { recursive: true, force: true }).catch(() => {});
   }
 

@@ -29,7 +29,6 @@ export interface MethodsSite {
   readonly statuses: VmStatuses;
   readonly runJson: (record: RunRecord, withResult?: boolean) => Run;
   readonly logOf: (id: string) => string;
-  readonly setBandwidth: (id: string, bytesPerSecond: number | null) => void;
   readonly status: () => Promise<DaemonStatus>;
   readonly reload: () => Promise<readonly string[]>;
   readonly config: () => { file: string; config: Record<string, unknown> };
@@ -85,11 +84,8 @@ export function handlers(site: MethodsSite): Handlers<typeof METHODS> {
     'run.wait': async ({ runId, timeoutMs }, { signal }) =>
       site.runJson(await runs.wait(runId, { timeoutMs, signal })),
     'run.cancel': async ({ runId, why }) => site.runJson(await runs.cancel(runId, why)),
-    'run.setBandwidth': async ({ runId, bandwidth }) => {
-      const { id } = runs.get(runId);
-      site.setBandwidth(id, bandwidth);
-      return site.runJson(runs.get(id));
-    },
+    'run.setBandwidth': async ({ runId, bandwidth }) =>
+      site.runJson(await runs.setBandwidth(runId, bandwidth)),
     'run.subscribe': async (wish, { client }) => {
       const told = wish.runId === undefined ? store.active() : [runs.get(wish.runId)];
       return {
@@ -121,6 +117,7 @@ export function handlers(site: MethodsSite): Handlers<typeof METHODS> {
     'bitmap.remove': ({ vm, which, vault }, { signal }) =>
       bitmaps(vms.get(vm), vault, { remove: which }, signal),
 
+    'nbd.list': async () => ({ exports: exports.list() }),
     'nbd.start': async ({ vm, point, vault }, { signal }) =>
       exports.start(await vaults.use(vaultOf(known(vm), vault), signal), { vm, point }, signal),
     'nbd.stop': async ({ exportId }) => {

@@ -18,7 +18,9 @@ export interface Admission {
   readonly start: readonly RunRecord[];
   /** Why it waits, as `run.get` tells it. */
   readonly waiting: ReadonlyMap<RunId, string>;
-  /** When time alone may let another one begin. */
+  /** Those that were to wait no longer than this, and for what they waited. */
+  readonly expired: ReadonlyMap<RunId, string>;
+  /** When time alone may let another one begin, or end. */
   readonly again: Date | null;
 }
 
@@ -27,14 +29,32 @@ export function admit(runs: readonly RunRecord[], { limits, settingsOf, now }: Q
   const busy = runs.filter(({ state }) => state !== 'queued');
   const start: RunRecord[] = [];
   const waiting = new Map<RunId, string>();
+  const expired = new Map<RunId, string>();
   const times: Date[] = [];
   for (const run of runs.filter(({ state }) => state === 'queued').toSorted(byPriority)) {
     const obstacle = obstacleIn(run, settingsOf(run), now) ?? obstacleAmong(run, [...busy, ...start], limits);
-    if (obstacle === null) start.push(run);
+    if (obstacle === null) {
+      start.push(run);
+      continue;
+    }
+    const patience = patienceOf(run, now);
+    if (patience !== null && patience <= now) expired.set(run.id, obstacle.why);
     else waiting.set(run.id, obstacle.why);
-    if (obstacle?.until) times.push(obstacle.until);
+    for (const time of [obstacle.until, patience]) if (time && time > now) times.push(time);
   }
-  return { start, waiting, again: times.length === 0 ? null : new Date(Math.min(...times.map(Number))) };
+  return {
+    start,
+    waiting,
+    expired,
+    again: times.length === 0 ? null : new Date(Math.min(...times.map(Number))),
+  };
+}
+
+/** Until when it may wait to begin first; null: without an end. The clock may have been put back since it was asked for. */
+function patienceOf({ createdAt, params, attempts }: RunRecord, now: Date): Date | null {
+  const { waitMs } = params;
+  if (typeof waitMs !== 'number' || attempts > 0) return null;
+  return new Date(Math.min(Date.parse(createdAt), now.getTime()) + waitMs);
 }
 
 interface Obstacle {

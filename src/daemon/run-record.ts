@@ -32,6 +32,8 @@ export interface RunRecord {
   readonly progress: Progress | null;
   /** The restore point that it made. */
   readonly point: string | null;
+  /** Bytes per second, in place of its own wish; null: no limit; undefined: nobody changed it. */
+  readonly bandwidth?: number | null | undefined;
   /** Of the operation, as JSON. */
   readonly result: unknown;
   /** Why it failed, or why its last attempt did. */
@@ -62,6 +64,7 @@ const schema: z.ZodType<RunRecord> = z.object({
   worker: z.object({ pid: z.int(), startTime: z.int(), bootId: z.string() }).nullable(),
   progress: z.custom<Progress>((it) => typeof it === 'object').nullable(),
   point: z.string().nullable(),
+  bandwidth: z.number().nullable().optional(),
   result: z.unknown(),
   error: z
     .object({
@@ -114,6 +117,7 @@ interface Told {
   readonly warnings?: readonly string[];
   readonly progress?: Progress;
   readonly worker?: ProcessId;
+  readonly bandwidth?: number | null;
 }
 
 interface Facts extends Record<RunEventType, object> {

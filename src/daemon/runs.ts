@@ -117,6 +117,16 @@ export class Runs {
     return record;
   }
 
+  /** In place of what it was asked for with; durable. Of an ended one it changes nothing. @throws run-unknown, state-unwritable */
+  async setBandwidth(id: string, bandwidth: number | null): Promise<RunRecord> {
+    const { id: known } = this.get(id);
+    await this.#options.store.apply(known, { type: 'noted', bandwidth }).catch((error: unknown) => {
+      if (!isEnded(this.get(id).state)) throw error;
+    });
+    this.#share();
+    return this.get(id);
+  }
+
   /** After the limits, the blackouts or the bandwidth changed. */
   reconsider(): void {
     this.#look();
@@ -163,9 +173,10 @@ export class Runs {
     const active = store
       .active()
       .map((run): RunRecord => (this.#following.has(run.id) ? { ...run, state: 'running' } : run));
-    const { start, waiting, again } = admit(active, now);
+    const { start, waiting, expired, again } = admit(active, now);
     this.#waiting = waiting;
     for (const { id } of start) this.#follow(id, this.#begin(id));
+    for (const [id, why] of expired) this.#follow(id, this.#waitedInVain(id, why));
     const inMs = again === null ? LOOK_AGAIN_MS : again.getTime() - now.getTime();
     this.#timer = setTimeout(() => this.#look(), Math.min(Math.max(inMs, 10), LOOK_AGAIN_MS));
     this.#timer.unref();
@@ -241,6 +252,12 @@ export class Runs {
       id,
       isInterrupted ? { type: 'postponed', error, notBefore: clock().toISOString() } : event,
     );
+  }
+
+  #waitedInVain(id: RunId, why: string): Promise<void> {
+    const message = `it could not begin in the time that it was to wait: ${why}`;
+    const error: RunError = { code: 'run-busy', message, details: { runId: id } };
+    return this.#happen(id, { type: 'failed', error });
   }
 
   /** Without a word. The next worker finds what it left, finishes its point or cleans up after it. */

@@ -21,6 +21,8 @@ export class Subscriptions {
   readonly #subscriptions = new Map<string, Subscription>();
   /** Runs of which something was told just now, with what has come since. */
   readonly #quiet = new Map<string, { latest: (() => Run) | null; readonly timer: NodeJS.Timeout }>();
+  /** Connections whose end is listened for already. */
+  readonly #watched = new WeakSet<RpcPeer>();
   #lastId = 0;
 
   /** @param known what is told first @throws daemon-busy */
@@ -36,9 +38,20 @@ export class Subscriptions {
     const id = `s${++this.#lastId}`;
     const subscription = { subscriber, runId: wish.runId, vm: wish.vm };
     this.#subscriptions.set(id, subscription);
-    subscriber.gone.addEventListener('abort', () => this.#subscriptions.delete(id), { once: true });
+    this.#watch(subscriber);
     for (const run of known.filter((run) => concerns(subscription, run))) tell(subscriber, run);
     return id;
+  }
+
+  #watch(subscriber: RpcPeer): void {
+    if (this.#watched.has(subscriber)) return;
+    this.#watched.add(subscriber);
+    const forget = () => {
+      for (const [id, other] of this.#subscriptions) {
+        if (other.subscriber === subscriber) this.#subscriptions.delete(id);
+      }
+    };
+    subscriber.gone.addEventListener('abort', forget, { once: true });
   }
 
   /** @returns whether there was one, of this connection */

@@ -54,11 +54,16 @@ const requestId = z.string().min(1).max(200).optional().meta({
 const whenBusy = z.enum(['wait', 'refuse']).optional().meta({
   description: 'when another run of the VM is queued or at work: wait for it (default), or error run-busy',
 });
+const waitMs = z.int().nonnegative().optional().meta({
+  description:
+    'how long it may wait: to begin, while other runs are under way (then error run-busy), and for who reads or changes the points (then error vault-locked). Default: to begin as long as it takes, for the others not at all',
+});
 const breakLease = z.boolean().optional().meta({
   description: 'whoever holds the lease of this VM is surely gone: take it over',
 });
 const started = z.object({ runId });
 const none = z.strictObject({});
+const exported = serveResult.extend({ exportId: z.string().meta({ description: 'for nbd.stop' }) });
 const ofVault: readonly ErrorCode[] = ['vm-unknown', 'vault-unknown', 'vault-away', 'vault-unreadable'];
 const ofPoint: readonly ErrorCode[] = [...ofVault, 'point-unknown'];
 const ofStart: readonly ErrorCode[] = [
@@ -174,6 +179,7 @@ export const METHODS = {
       timeZone: z.string().optional().meta({ description: 'of hours, days and weeks, as Europe/Berlin' }),
       dryRun: z.boolean().optional().meta({ description: 'only say what would go' }),
       breakLease,
+      waitMs,
       vault,
       whenBusy,
       requestId,
@@ -293,6 +299,7 @@ export const METHODS = {
       point: selectorParam,
       descendants: descendantsParam.optional(),
       breakLease,
+      waitMs,
       vault,
       whenBusy,
       requestId,
@@ -349,10 +356,16 @@ export const METHODS = {
     errors: [...ofVault, 'vm-unreachable', 'vm-busy', 'vault-locked'],
   },
 
+  'nbd.list': {
+    summary: 'What is served over NBD now, whoever began it',
+    params: none,
+    result: z.object({ exports: z.array(exported) }),
+    errors: [],
+  },
   'nbd.start': {
     summary: 'Serves the disks of a restore point over NBD, read-only, until nbd.stop',
     params: z.strictObject({ vm: vmParam, point: selectorParam.optional(), vault }),
-    result: serveResult.extend({ exportId: z.string().meta({ description: 'for nbd.stop' }) }),
+    result: exported,
     errors: [...ofPoint, 'vault-locked', 'writer-failed', 'image-invalid', 'link-refused'],
   },
   'nbd.stop': {

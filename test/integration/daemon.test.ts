@@ -59,6 +59,18 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       code: 'run-busy',
     });
     await copying(first, runId);
+    const pruned = { vm: 'vm1', keep: { last: 1 }, waitMs: 100 } as const;
+    const { runId: prune } = await first.client.call('prune.start', pruned);
+    t.match(
+      await first.client.call('run.wait', { runId: prune }),
+      {
+        state: 'failed',
+        attempts: 0,
+        error: { code: 'run-busy', message: /the backup \w+ of vm1 is not over/ },
+      },
+      'who waits for so long only does not wait for ever',
+    );
+    await first.client.call('run.setBandwidth', { runId, bandwidth: '4MiB/s' });
     first.process.kill('SIGKILL');
     await first.process;
 
@@ -338,6 +350,14 @@ t.test('points are served over NBD by a process that outlives the daemon', async
   ]);
   t.equal(JSON.parse(stdout)['virtual-size'], 64 * MiB);
   const { client } = await startDaemon(t, site, { config: vmsOf(vm) });
+  const { exports } = await until(
+    async () => {
+      const listed = await client.call('nbd.list', {});
+      return listed.exports.length > 0 ? listed : undefined;
+    },
+    { what: 'the process to be reached', timeoutMs: 60_000 },
+  );
+  t.strictSame(exports, [served], 'the next daemon knows what is served');
   t.match(await client.call('nbd.stop', { exportId: served.exportId }), { stopped: served.exportId });
   await t.rejects(client.call('nbd.stop', { exportId: served.exportId }), { code: 'export-unknown' });
 });

@@ -16,11 +16,12 @@ function settings(text: string): VmSettings {
 }
 
 function ask(runs: RunRecord[], { limits = { runs: 2, perVault: 2 }, of = QUIET } = {}) {
-  const { start, waiting, again } = admit(runs, { limits, settingsOf: () => of, now: NOW });
+  const { start, waiting, expired, again } = admit(runs, { limits, settingsOf: () => of, now: NOW });
   const names = new Map(runs.map((run, i) => [run.id, 'abcdef'[i] ?? '?']));
   return {
     start: start.map(({ id }) => names.get(id)).join(''),
     waiting: Object.fromEntries([...waiting].map(([id, why]) => [names.get(id), why])),
+    expired: [...expired.keys()].map((id) => names.get(id)).join(''),
     again: again?.toISOString() ?? null,
   };
 }
@@ -89,4 +90,26 @@ t.test('in a blackout window nothing begins by itself, but what is asked for doe
     waiting: { a: /window 08:00-18:00 \(Europe\/Berlin\), until 2026-11-23T17:00/, c: /window/ },
     again: '2026-11-23T17:00:00.000Z',
   });
+});
+
+t.test('who was to wait for so long only waits no longer, wherever the clock has gone', async (t) => {
+  const wish = (waitMs: number, facts: Partial<RunRecord> = {}) =>
+    queued('a', { what: 'prune', params: { waitMs }, createdAt: '2026-11-23T08:59:00.000Z', ...facts });
+  t.match(ask([running('a'), wish(60_000)]), { start: '', expired: 'b', waiting: {} });
+  t.match(
+    ask([running('a'), wish(90_000)]),
+    { expired: '', waiting: { b: /not over/ }, again: '2026-11-23T09:00:30.000Z' },
+    'asked again when its time is up',
+  );
+  t.match(ask([wish(60_000)]), { start: 'a', expired: '' }, 'what can begin now begins');
+  t.match(
+    ask([running('a'), wish(60_000, { attempts: 1 })]),
+    { expired: '' },
+    'what has begun before waits on',
+  );
+  t.match(
+    ask([running('a'), wish(60_000, { createdAt: '2026-11-23T12:00:00.000Z' })]),
+    { expired: '', again: '2026-11-23T09:01:00.000Z' },
+    'a clock that was put back does not make it longer',
+  );
 });

@@ -37,6 +37,18 @@ t.test('a run that goes well', async (t) => {
   t.strictSame(parseRunRecord(JSON.stringify(done)), done, 'and is the same after it was written and read');
 });
 
+t.test('a bandwidth that was set stays set, whatever becomes of its worker and of the daemon', async (t) => {
+  const limited = after(
+    runOf(),
+    { type: 'noted', bandwidth: 5 },
+    { type: 'started' },
+    { type: 'noted', worker: WORKER },
+  );
+  t.match(parseRunRecord(JSON.stringify(limited)), { state: 'running', bandwidth: 5 });
+  const free = after(limited, { type: 'noted', bandwidth: null }, { type: 'lost', error: AWAY });
+  t.match(parseRunRecord(JSON.stringify(free)), { state: 'queued', bandwidth: null });
+});
+
 t.test('a run that is tried again', async (t) => {
   const waiting = after(runOf(), { type: 'started' }, { type: 'postponed', error: AWAY, notBefore: at(100) });
   t.match(waiting, { state: 'queued', attempts: 1, notBefore: at(100), error: AWAY, endedAt: null });

@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events';
 import t from 'tap';
 import { Subscriptions } from '../../../src/daemon/subscriptions.ts';
 import type { Run } from '../../../src/rpc/run.ts';
@@ -40,6 +41,20 @@ t.test('who subscribed is told of his runs, at once and then not more often than
     'the end does not, and nothing follows it',
   );
   t.strictSame(ofOther.told, []);
+});
+
+t.test('a connection that subscribes again and again is listened to once', (t) => {
+  const subscriptions = new Subscriptions();
+  t.teardown(() => subscriptions.close());
+  const restless = peer();
+  for (let n = 0; n < 50; n += 1) subscriptions.remove(restless, subscriptions.add(restless, {}, []));
+  t.equal(getEventListeners(restless.gone, 'abort').length, 1);
+  subscriptions.add(restless, {}, []);
+  subscriptions.add(restless, { runId: 'a' }, []);
+  restless.leave();
+  subscriptions.progressed('a', () => run('a', 1));
+  t.strictSame(restless.told, [], 'and when it has gone all of its are');
+  t.end();
 });
 
 t.test(
