@@ -77,10 +77,12 @@ t.test('the kinds of delete have all steps of a change between them', async (t) 
   t.strictSame([...walked].toSorted(), STEPS.change.toSorted());
 });
 
-for (const qemu of qemuVersions(['7.2', '11.1'])) {
+for (const [nth, qemu] of qemuVersions(['7.2', '11.1']).entries()) {
   const bin = qemuBin(qemu);
+  // Where nothing is merged no tool of QEMU is at work: once is enough.
+  const kinds = KINDS.filter(({ steps }) => nth === 0 || steps.includes('commit'));
 
-  for (const { what, point, wish, steps } of KINDS) {
+  for (const { what, point, wish, steps } of kinds) {
     t.test(`QEMU ${qemu}: killed at every step of deleting ${what}`, async (t) => {
       const made = await tree(t);
       const reached: string[] = [];
