@@ -11,10 +11,13 @@ export interface DigestOptions {
   readonly onBytes?: (bytes: number) => void;
 }
 
+/** The vault is full, or went away, after what counts was done. */
+const PENDING = new Set(['vault-full', 'vault-away', 'vault-unreadable', 'lease-lost']);
+
 /** What has to leave a digest pending, of a file that is there for good: deep verify fills it in. @throws everything else */
 export function whyPending(error: unknown): string {
   if (codeOf(error) === 'cancelled') return 'cancelled';
-  if (codeOf(error) === 'vault-full') return messageOf(error);
+  if (PENDING.has(codeOf(error))) return messageOf(error);
   throw error;
 }
 

@@ -77,8 +77,8 @@ export const guestKinds = {
       const disk = chosen(world.attached, choice);
       const sizeBytes = (disk?.content.sizeBytes ?? 0) + sectors * SECTOR_BYTES;
       if (!disk || sizeBytes > MAX_DISK_BYTES) return 'passed';
-      // A dead run's filter over the disk would not hear of it.
-      if (running && !world.isUnsettled) {
+      // A dead run's filter over the disk would not hear of it; QEMU grows no nvme disk that is in use.
+      if (running && !world.isUnsettled && disk.spec.attach !== 'nvme') {
         const node = disk.spec.throttle === undefined ? disk.node : `${disk.spec.name}-limited`;
         await world.vm.qmp.execute('block_resize', { 'node-name': node, size: sizeBytes });
       } else {

@@ -59,6 +59,13 @@ const REGRESSIONS: readonly Regression[] = [
     what: 'a vault that goes away while the files of a point are described is away, and nothing else',
     operations: [{ kind: 'moveVaultInBackup', wishes: WISHES, step: 'synced', before: [] }],
   },
+  {
+    seed: 1016,
+    what: 'a point that is published is one, wherever the vault goes before its digest',
+    operations: [
+      { kind: 'moveVaultInBackup', wishes: { ...WISHES, vault: 1 }, step: 'published', before: [] },
+    ],
+  },
 ];
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
