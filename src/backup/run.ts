@@ -209,8 +209,9 @@ export class Run {
     const { staging, agent, guard } = this.held;
     vm.client.patienceMs = this.#patienceMs;
     const kept = published || (staging?.isPublished ?? false);
-    await this.#attempt('ending the guard', async () => guard?.end());
+    // A guard that still has to thaw reads the same socket: what we took of the agent's replies it would wait for in vain.
     await this.#attempt('closing the guest agent', async () => agent?.close());
+    await this.#attempt('ending the guard', async () => guard?.end());
     const reachable = vm.client.isOpen ? placeIn(vm) : null;
     this.warnings.push(...(await release(engine, reachable, this.facts, { published: kept, out })));
     if (kept) return;

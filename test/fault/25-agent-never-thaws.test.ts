@@ -38,6 +38,22 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       await expectClean(t, site, vm, { bitmaps: 1 });
     });
 
+    for (const how of ['wrong', 'endless'] as const) {
+      await t.test(`a reply that is ${how}`, async (t) => {
+        const agent = await unreliableAgent(t, guest.agentSocket, { command: 'guest-fsfreeze-thaw', how });
+        const before = process.memoryUsage.rss();
+        const run = site.backUp(vm, { agent: agent.path });
+        const { point, warnings } = await run;
+        t.ok(agent.fired);
+        t.match(point, { consistency: 'crash', timings: { freezeMs: null } });
+        t.not(warnings.length, 0, 'that is said');
+        t.ok(process.memoryUsage.rss() - before < 256 * MiB, 'in bounded memory');
+        await expectAwake(t, guest, 2_000);
+        await expectThawed(t, guest);
+        await expectClean(t, site, vm, { bitmaps: 1 });
+      });
+    }
+
     await t.test('a freeze that was required: the run fails, and nothing is left of it', async (t) => {
       const agent = await unreliableAgent(t, guest.agentSocket, {
         command: 'guest-fsfreeze-thaw',

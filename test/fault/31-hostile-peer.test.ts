@@ -13,6 +13,7 @@ import { eventOf, GREETING } from '../helpers/fake-qemu.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { qmpProxy } from '../helpers/qmp-proxy.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
+import { flood } from '../helpers/unreliable-agent.ts';
 import { testVm } from '../helpers/vm.ts';
 
 /** The nth of this command is cut: before QEMU hears it, or when QEMU has done it and before its reply is here. */
@@ -167,14 +168,4 @@ async function listen(t: Test, onConnection: (socket: net.Socket) => void): Prom
   server.listen(path);
   await once(server, 'listening');
   return path;
-}
-
-/** As fast as the other side reads. */
-function flood(socket: net.Socket, what: string): void {
-  const chunk = what.repeat(Math.ceil(65536 / what.length));
-  const pour = () => {
-    while (!socket.destroyed && socket.write(chunk));
-  };
-  socket.on('drain', pour);
-  pour();
 }

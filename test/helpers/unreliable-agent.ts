@@ -1,4 +1,4 @@
-/** Between an engine and the real guest agent: one command's reply comes late, or never, or nobody hears it. */
+/** Between an engine and the real guest agent: one command's reply is late, missing, wrong or endless, or nobody hears it. */
 import net from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -9,9 +9,10 @@ export interface AgentFault {
   readonly command: string;
   /**
    * `late`: it is done, and its reply comes when the engine has given up on it and says something else.
-   * `unanswered`: it is done; there is no reply. `unheard`: it is not even done.
+   * `unanswered`: it is done; there is no reply. `unheard`: it is not even done. `wrong`: it is done, and what comes in the place
+   * of its reply is none. `endless`: it is done, and then there is no end of what comes.
    */
-  readonly how: 'late' | 'unanswered' | 'unheard';
+  readonly how: 'late' | 'unanswered' | 'unheard' | 'wrong' | 'endless';
 }
 
 export interface UnreliableAgent {
@@ -40,10 +41,13 @@ export async function unreliableAgent(
     let held: string[] | null = null;
     real.setEncoding('latin1').on('data', (text: string) => {
       if (held === null) engine.write(text, 'latin1');
+      else if (how === 'wrong') engine.write('{"return": {"frozen": "perhaps"}}\n');
+      else if (how === 'endless') flood(engine, 'x');
       else held.push(text);
     });
     // latin1 keeps the 0xFF before guest-sync-delimited.
-    createInterface({ input: engine.setEncoding('latin1') }).on('line', (line) => {
+    const lines = createInterface({ input: engine.setEncoding('latin1') }).on('error', () => {});
+    lines.on('line', (line) => {
       if (how === 'late' && held !== null) engine.write(held.join(''), 'latin1');
       held = null;
       if (agent.fired) agent.waitedMs ??= performance.now() - firedAt;
@@ -67,4 +71,14 @@ export async function unreliableAgent(
   server.listen(path, resolve);
   await promise;
   return agent;
+}
+
+/** As fast as the other side reads. */
+export function flood(socket: net.Socket, what: string): void {
+  const chunk = what.repeat(Math.ceil(65536 / what.length));
+  const pour = () => {
+    while (!socket.destroyed && socket.write(chunk));
+  };
+  socket.on('drain', pour);
+  pour();
 }
