@@ -108,13 +108,12 @@ t.test(
   },
 );
 
+/** The steps of a record of a run that succeeds; the others have a test of their own. */
+const WALKED_BY_SUCCESS = ['run-queued', 'run-started', 'run-noted', 'run-finished'];
+
 t.test('killed at each of its own steps, the next daemon goes on from there', async (t) => {
   const [site, vm] = [await testSite(t), await filledVm(t)];
-  // Steps of what happens in a run that succeeds; cancelled and failed ones below.
-  const steps = STEPS.record.filter((step) =>
-    ['run-queued', 'run-started', 'run-noted', 'run-finished'].includes(step),
-  );
-  for (const [i, step] of steps.entries()) {
+  for (const [i, step] of WALKED_BY_SUCCESS.entries()) {
     const dying = await startDaemon(t, site, { config: vmsOf(vm), env: { QMPVAULT_STOP_AT: step } });
     const requestId = `request ${i}`;
     const asked = dying.client.call('backup.start', { vm: 'vm1', requestId });
@@ -130,9 +129,74 @@ t.test('killed at each of its own steps, the next daemon goes on from there', as
     t.equal((await next.process).exitCode, 0);
   }
   const { points } = JSON.parse((await cliWith(site, ['list', 'vm1', '--vault', site.vault.path])).stdout);
-  t.equal(points.length, steps.length, 'one point for each request');
+  t.equal(points.length, WALKED_BY_SUCCESS.length, 'one point for each request');
   await expectClean(t, site, vm, { bitmaps: 1 });
 });
+
+t.test(
+  'killed at the steps of runs that do not just succeed, the next daemon goes on from there',
+  async (t) => {
+    const [site, vm] = [await testSite(t), await filledVm(t)];
+    const walked: string[] = [];
+    const vm2 = { qmp: join(site.dir, 'none.sock'), schedule: '0 2 * * *' };
+    const config = { vms: { vm1: { qmp: vm.qmpSocket }, vm2 } };
+    /** A daemon that dies at a step, which `act` leads to. */
+    const dieAt = async (step: string, act: (daemon: TestDaemon) => Promise<unknown>) => {
+      const daemon = await startDaemon(t, site, { config, env: { QMPVAULT_STOP_AT: step } });
+      const acted = act(daemon);
+      const [{ signal, stderr }] = await Promise.all([daemon.process, acted.catch(() => {})]);
+      t.match({ signal, stderr }, { signal: 'SIGKILL', stderr: `step ${step}` }, step);
+      walked.push(step);
+    };
+
+    const slow = { vm: 'vm1', bandwidth: '2MiB/s' };
+    const [cancelled, lost, failed] = ['a', 'b', 'c'].map((requestId) => ({ requestId }));
+    await dieAt('run-cancel-requested', async (daemon) => {
+      const { runId } = await daemon.client.call('backup.start', { ...slow, ...cancelled });
+      await copying(daemon, runId);
+      await daemon.client.call('run.cancel', { runId });
+    });
+    await dieAt('run-stopped', async ({ client }) => {
+      const { runId } = await client.call('backup.start', { ...slow, ...cancelled });
+      t.match(await client.call('run.get', { runId }), { state: 'running' }, 'nobody was told of it');
+      await client.call('run.cancel', { runId });
+    });
+    await dieAt('run-lost', async (daemon) => {
+      const before = await daemon.client.call('backup.start', { ...slow, ...cancelled });
+      t.match(await daemon.client.call('run.wait', before), { state: 'cancelled' });
+      await expectClean(t, site, vm, { bitmaps: 0 });
+      const { runId } = await daemon.client.call('backup.start', { ...slow, ...lost });
+      await copying(daemon, runId);
+      const pid = join(site.engine.stateDir, 'daemon', 'work', runId, 'pid');
+      process.kill(Number(readFileSync(pid, 'latin1').split(' ')[0]), 'SIGKILL');
+    });
+    await dieAt('run-failed', async ({ client }) => {
+      const { runId } = await client.call('backup.start', { ...slow, ...lost });
+      await client.call('run.setBandwidth', { runId, bandwidth: null });
+      t.match(await client.call('run.wait', { runId }), { state: 'succeeded', attempts: 2 });
+      await expectClean(t, site, vm, { bitmaps: 1 });
+      await client.call('backup.start', { vm: 'vm2', ...failed });
+    });
+    // Missed while the daemon was down, and so begun by itself: that is tried again.
+    missed(site, 'vm2');
+    await dieAt('run-postponed', async ({ client }) => {
+      const { runId } = await client.call('backup.start', { vm: 'vm2', ...failed });
+      t.match(await client.call('run.wait', { runId }), { state: 'failed' });
+    });
+    const { client } = await startDaemon(t, site, { config });
+    const postponed = async () =>
+      (await client.call('run.list', {})).runs.find(({ cause, error }) => cause === 'caught-up' && error);
+    t.match(await until(postponed, { what: 'the next attempt to be put off', timeoutMs: 30_000 }), {
+      state: 'queued',
+      attempts: 1,
+    });
+    t.strictSame(
+      [...walked, ...WALKED_BY_SUCCESS].toSorted(),
+      [...STEPS.record].toSorted(),
+      'with those above, all there are',
+    );
+  },
+);
 
 t.test(
   'cancelled while the NAS hangs; meanwhile the daemon answers, and then all is well again',
@@ -257,15 +321,17 @@ t.test('VMs are added and found; those that stopped are backed up from their ima
   t.strictSame(await client.call('vm.remove', { vm: 'added' }), { removed: 'added' });
 });
 
+/** The schedule of a daemon that was down for three days. */
+function missed({ engine }: TestSite, vm: string): void {
+  const folder = join(engine.stateDir, 'daemon');
+  mkdirSync(folder, { recursive: true });
+  const since = { [`backup ${vm}`]: new Date(Date.now() - 3 * 86_400_000).toISOString() };
+  writeFileSync(join(folder, 'schedule.json'), JSON.stringify({ format: 1, since, fromTheFuture: [] }));
+}
+
 t.test('a run that was missed while the daemon was down is caught up once', async (t) => {
   const [site, vm] = [await testSite(t), await filledVm(t)];
-  const folder = join(site.engine.stateDir, 'daemon');
-  mkdirSync(folder, { recursive: true });
-  const since = new Date(Date.now() - 3 * 86_400_000).toISOString();
-  writeFileSync(
-    join(folder, 'schedule.json'),
-    JSON.stringify({ format: 1, since: { 'backup vm1': since }, fromTheFuture: [] }),
-  );
+  missed(site, 'vm1');
   const config = { vms: { vm1: { qmp: vm.qmpSocket, schedule: '0 2 * * *', timeZone: 'UTC' } } };
   const { client } = await startDaemon(t, site, { config });
   const caughtUp = async () => (await client.call('run.list', {})).runs[0];
