@@ -3,7 +3,7 @@
  * added one, and that before one that was found. Sockets come and go; a VM that is known stays known.
  */
 import { glob, mkdir, readFile, stat } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, join, matchesGlob } from 'node:path';
 import { z } from 'zod';
 import { codeOf, errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { type VmName, vmName } from '../base/ids.ts';
@@ -33,10 +33,22 @@ interface Found {
   readonly socket: string;
 }
 
+/** Who was found, so that one that stopped is not forgotten with the daemon. */
+const foundSchema = z.object({
+  format: z.literal(1),
+  vms: z.array(
+    z.object({
+      key: z.string(),
+      socket: z.string(),
+      identity: z.object({ name: z.string().nullable(), uuid: z.string() }),
+    }),
+  ),
+});
 const addedSchema = z.object({ format: z.literal(1), vms: z.record(z.string(), z.unknown()) });
 
 export class Vms {
   readonly #file: string;
+  readonly #foundFile: string;
   readonly #log: Log;
   readonly #identify: typeof identify;
   #config: Config;
@@ -49,14 +61,16 @@ export class Vms {
   private constructor(config: Config, options: VmsOptions) {
     this.#config = config;
     this.#file = join(options.stateDir, 'daemon', 'vms.json');
+    this.#foundFile = join(options.stateDir, 'daemon', 'found.json');
     this.#log = options.log;
     this.#identify = options.identify ?? identify;
   }
 
-  /** With those that were added before. @throws internal when their file makes no sense */
+  /** With those that were added or found before. @throws internal when their file makes no sense */
   static async open(config: Config, options: VmsOptions): Promise<Vms> {
     const vms = new Vms(config, options);
     await vms.#readAdded();
+    await vms.#readFound();
     return vms;
   }
 
@@ -122,22 +136,35 @@ export class Vms {
     return this.get(checked);
   }
 
-  /** Forgets one that was added; its points stay. @throws vm-unknown, usage for one that was not added */
+  /**
+   * Forgets one that was added, or was found and does not run here any more; its points stay.
+   * @throws vm-unknown, usage for any other
+   */
   async remove(name: string): Promise<void> {
-    const { source } = this.get(name);
-    if (!this.#added.delete(name as VmName)) {
+    const { source, qmp } = this.get(name);
+    if (source === 'added') {
+      this.#added.delete(name as VmName);
+      this.#list = null;
+      return this.#writeAdded();
+    }
+    const isGone = source === 'discovered' && !(await this.running()).has(name as VmName);
+    if (!isGone) {
       throw new QmpvaultError(
         'usage',
-        `${name} was not added but ${source}: take it out of the configuration`,
+        source === 'discovered'
+          ? `${name} runs and would be found again: take its socket out of what 'discover' of the configuration names`
+          : `${name} was not added but ${source}: take it out of the configuration`,
         { details: { vm: name, source } },
       );
     }
+    for (const [key, { socket }] of this.#found) if (socket === qmp) this.#found.delete(key);
     this.#list = null;
-    await this.#writeAdded();
+    await this.#writeFound();
   }
 
   /** Looks for sockets that have come or gone, and asks the new ones who they are. Never throws. */
   async discover(signal?: AbortSignal): Promise<void> {
+    const before = [...this.#found.keys()].join();
     const present = new Set<string>();
     const known = new Set([
       ...this.#config.vms.map(({ qmp }) => qmp),
@@ -158,6 +185,7 @@ export class Vms {
         this.#list = null;
       }
     }
+    if ([...this.#found.keys()].join() !== before) await this.#writeFound();
   }
 
   async #ask(socket: string, key: string, signal: AbortSignal | undefined): Promise<void> {
@@ -187,6 +215,31 @@ export class Vms {
       }
     } catch (cause) {
       throw new QmpvaultError('internal', `${this.#file} cannot be read: mend or remove it`, { cause });
+    }
+  }
+
+  /** What cannot be read is found again as long as it runs. */
+  async #readFound(): Promise<void> {
+    const text = await readFile(this.#foundFile, 'utf8').catch(() => null);
+    if (text === null) return;
+    try {
+      for (const { key, ...found } of foundSchema.parse(JSON.parse(text)).vms) {
+        const { discover } = this.#config;
+        if (discover.some((pattern) => matchesGlob(found.socket, pattern))) this.#found.set(key, found);
+      }
+    } catch (error) {
+      this.#log.warn({ file: this.#foundFile }, `the VMs that were found are forgotten: ${messageOf(error)}`);
+    }
+  }
+
+  /** Never throws: it is written again with the next change. */
+  async #writeFound(): Promise<void> {
+    const record = { format: 1, vms: [...this.#found].map(([key, found]) => ({ key, ...found })) };
+    try {
+      await mkdir(join(this.#foundFile, '..'), { recursive: true, mode: 0o700 });
+      await writeFileDurably(this.#foundFile, `${JSON.stringify(record, null, 2)}\n`);
+    } catch (error) {
+      this.#log.warn({ file: this.#foundFile, code: codeOf(error) }, messageOf(error));
     }
   }
 

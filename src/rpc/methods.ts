@@ -98,7 +98,7 @@ export const METHODS = {
     errors: ['name-invalid'],
   },
   'vm.remove': {
-    summary: 'Forgets a VM that was added; its points stay',
+    summary: 'Forgets a VM that was added, or that was discovered and is gone; its points stay',
     params: z.strictObject({ vm: vmParam }),
     result: z.object({ removed: z.string().meta({ description: 'its name' }) }),
     errors: ['vm-unknown'],

@@ -316,8 +316,21 @@ t.test('VMs are added and found; those that stopped are backed up from their ima
   });
   first.process.kill('SIGTERM');
   await first.process;
+  const next = await startDaemon(t, site, { config: { discover: [sockets] } });
+  t.match(
+    (await next.client.call('vm.list', {})).vms.find(({ name }) => name === discovered.name),
+    { source: 'discovered', state: 'stopped', uuid: discovered.uuid },
+    'also the next daemon knows it',
+  );
+  t.match(await next.backUp({ vm: discovered.name }), { state: 'succeeded' });
+  next.process.kill('SIGTERM');
+  await next.process;
   const { client } = await startDaemon(t, site, { config: {} });
-  t.match(await client.call('vm.list', {}), { vms: [{ name: 'added', source: 'added', state: 'stopped' }] });
+  t.match(
+    await client.call('vm.list', {}),
+    { vms: [{ name: 'added', source: 'added', state: 'stopped' }] },
+    'what is not to be discovered any more is not known from before either',
+  );
   t.strictSame(await client.call('vm.remove', { vm: 'added' }), { removed: 'added' });
 });
 

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
@@ -12,12 +14,20 @@ function config(text: string): Config {
   return parseConfig('test.yaml', `vaults: { nas: { path: /mnt/nas } }\n${text}`).config;
 }
 
-async function listen(t: Teardown, path: string): Promise<void> {
+/** @returns ends it */
+async function listenUntil(path: string): Promise<() => Promise<void>> {
   const server = createServer();
   const { promise, resolve } = Promise.withResolvers<void>();
   server.listen(path, resolve);
   await promise;
-  t.teardown(() => server.close());
+  return async () => {
+    server.close();
+    await once(server, 'close');
+  };
+}
+
+async function listen(t: Teardown, path: string): Promise<void> {
+  t.teardown(await listenUntil(path));
 }
 
 t.test('configured before added before found; each socket is one VM', async (t) => {
@@ -42,9 +52,48 @@ t.test('configured before added before found; each socket is one VM', async (t) 
   await t.rejects(vms.remove('c'), { code: 'usage' });
 
   const again = await Vms.open(file, { stateDir: dir, log: silent, identify });
-  t.match(again.list(), [{ name: 'other', fullEvery: 3 }, { name: 'web1' }], 'what was added is remembered');
+  t.match(
+    again.list(),
+    [{ name: 'c', source: 'discovered' }, { name: 'other', fullEvery: 3 }, { name: 'web1' }],
+    'what was added or found is remembered',
+  );
   await again.remove('other');
-  t.strictSame((await Vms.open(file, { stateDir: dir, log: silent })).list().length, 1);
+  t.strictSame((await Vms.open(file, { stateDir: dir, log: silent })).list().length, 2);
+});
+
+t.test('a VM that was found stays known when it stops, until it is removed or is another one', async (t) => {
+  const dir = tempDir(t);
+  const socket = join(dir, 'a.qmp');
+  const file = config(`discover: [ "${dir}/*.qmp" ]`);
+  let asked = 0;
+  const identify = async () => ({ name: `web${++asked}`, uuid: 'u' });
+  const open = () => Vms.open(file, { stateDir: dir, log: silent, identify });
+  const names = (vms: Vms) => vms.list().map(({ name, source }) => `${name} ${source}`);
+  const close = await listenUntil(socket);
+  const first = await open();
+  await first.discover();
+  const second = await open();
+  t.strictSame(names(second), ['web1 discovered'], 'known before anything is looked for');
+  await second.discover();
+  t.equal(asked, 1, 'and who still listens is not asked again');
+  await t.rejects(second.remove('web1'), { code: 'usage', message: /would be found again/ });
+  await close();
+  await second.discover();
+  t.strictSame(names(second), ['web1 discovered']);
+  t.strictSame(names(await open()), ['web1 discovered'], 'also after it stopped');
+  t.strictSame(
+    names(await Vms.open(config(''), { stateDir: dir, log: silent, identify })),
+    [],
+    'where nothing is to be discovered it is not known',
+  );
+  await second.remove('web1');
+  t.strictSame(names(await open()), [], 'removed it is forgotten');
+  await listen(t, socket);
+  const third = await open();
+  await third.discover();
+  t.strictSame(names(third), ['web2 discovered'], 'who listens there now is asked');
+  writeFileSync(join(dir, 'daemon', 'found.json'), '{');
+  t.strictSame(names(await open()), [], 'what cannot be read does not keep the daemon from starting');
 });
 
 t.test('what a worker does is the wish, with what the configuration says now', async (t) => {
