@@ -23,15 +23,27 @@ interface Search {
 
 const DISCOVER = ['/run/qemu/*.qmp', '/run/qmpvault/vms/*.qmp'];
 
-/** @throws vm-unreachable for one that runs and has no socket for us; vm-busy when others hold each of them; cancelled */
+/**
+ * @throws vm-unreachable for one that runs and has no socket for us; vm-state when two run; vm-busy when others hold each
+ *   of its sockets; cancelled
+ */
 export async function findRunning(name: string, search: Search): Promise<RunningSockets> {
   const running = (await runningVms()).filter((vm) => vm.name === name);
+  const pids = running.map((vm) => vm.pid);
+  const [pid] = pids;
+  // The one would be stored as the other. A program that started it and waits for it has the same words.
+  if (new Set(running.map(({ qmp }) => qmp.join())).size > 1) {
+    throw new QmpvaultError(
+      'vm-state',
+      `more than one QEMU called ${name} runs (processes ${pids.join(', ')}): end what is not it, or name the socket of the right one in the configuration`,
+      { details: { vm: name, pids } },
+    );
+  }
   const sockets = running.flatMap(({ qmp }) => qmp);
   const found = await firstOf(name, sockets, search);
   if (found !== null) {
     return { qmp: found, agent: running.find(({ qmp }) => qmp.includes(found))?.agent ?? undefined };
   }
-  const pid = running[0]?.pid;
   if (pid !== undefined) {
     throw new QmpvaultError(
       'vm-unreachable',

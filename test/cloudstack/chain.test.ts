@@ -14,7 +14,8 @@ import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
 import { testVm } from '../helpers/vm.ts';
 
-const INSTANCE = 'i-2-3-VM';
+/** A VM is found by its name among all of this host. */
+const INSTANCE = `i-${process.pid}-3-VM`;
 const DISKS: readonly DiskSpec[] = [
   { name: 'vda', sizeBytes: 32 * MiB, withBacking: true },
   { name: 'sda', sizeBytes: 16 * MiB, attach: 'virtio-scsi' },

@@ -15,7 +15,8 @@ import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
 import { testVm } from '../helpers/vm.ts';
 
-const INSTANCE = 'i-2-8-VM';
+/** A VM is found by its name among all of this host. */
+const INSTANCE = `i-${process.pid}-8-VM`;
 /** The daemon is not where the script looks for it then. */
 const WITHOUT_DAEMON = { QMPVAULT_CONFIG: '/nonexistent' };
 
@@ -86,12 +87,18 @@ t.test('through the daemon all is said and made as without it', async (t) => {
     t.strictSame(plain(outcome), plain(await orchestrator.run(words, WITHOUT_DAEMON)), outcome.stdout);
     t.match(outcome, { exitCode: 1, stdout: /^(vault-away|vm-unknown): [^\n]+\n$/ });
   }
+  await testVm(t, { qemu: '7.2', disks: [{ name: 'vda', sizeBytes: 16 * MiB }], name: INSTANCE });
+  t.match(
+    await orchestrator.run(args),
+    { exitCode: 1, stdout: /^vm-state: more than one QEMU called [^\n]+\n$/ },
+    'of two VMs of one name neither is taken for the other',
+  );
   const runs = await runsOf(client);
   t.strictSame(
     runs.map(({ what, state }) => `${what} ${state}`),
     [
       ...['backup', 'backup', 'backup', 'backup', 'delete'].map((what) => `${what} succeeded`),
-      ...['delete', 'backup', 'backup'].map((what) => `${what} failed`),
+      ...['delete', 'backup', 'backup', 'backup'].map((what) => `${what} failed`),
     ],
     'each was a run of the daemon',
   );

@@ -14,7 +14,8 @@ import { growTmpfs, smallTmpfs } from '../helpers/small-tmpfs.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
 import { testVm } from '../helpers/vm.ts';
 
-const INSTANCE = 'i-2-7-VM';
+/** A VM is found by its name among all of this host. */
+const INSTANCE = `i-${process.pid}-7-VM`;
 
 interface Given {
   readonly vm: FixtureVm;

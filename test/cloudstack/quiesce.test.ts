@@ -13,7 +13,8 @@ import { tempDir } from '../helpers/temp-dir.ts';
 import { unreliableAgent } from '../helpers/unreliable-agent.ts';
 import { testGuest } from '../helpers/vm.ts';
 
-const INSTANCE = 'i-2-9-VM';
+/** A VM is found by its name among all of this host. */
+const INSTANCE = `i-${process.pid}-9-VM`;
 
 t.test('a guest is frozen where that is asked for, and only as long as it may be', async (t) => {
   const qemu = qemuVersions(['7.2', '11.1'])[0] ?? '7.2';
