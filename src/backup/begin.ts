@@ -105,13 +105,12 @@ async function prepare(
 }
 
 async function stage(run: Run, disks: readonly RunDisk[]) {
-  const { engine, folder, lease, control } = run.context;
+  const { engine, folder, lease } = run.context;
   const { point, folders, run: id } = run.facts;
   await engine.reachStep('staging');
   const staging = await folder.createStaging(point, lease, id);
   run.held.staging = staging;
-  const options = { tools: engine.tools, staging, folders, signal: control.signal };
-  await all(disks.map((disk) => createFile(disk, options)));
+  await all(disks.map((disk) => createFile(disk, { staging, folders })));
   return staging;
 }
 

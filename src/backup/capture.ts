@@ -72,7 +72,7 @@ async function captureThroughSnapshot(site: RunSite): Promise<CopyJobs> {
   // As late as can be: while the VM has them open, a `stop` or a reset flushes them, and a NAS that hangs holds it.
   const targets = await addTargets(site);
   await reachStep('targets');
-  const extra = { ...tuning(vm, BESIDE_THE_GUEST), speed: shareOf(site.bandwidth(), targets.size) };
+  const extra = { ...(await tuning(vm, BESIDE_THE_GUEST)), speed: shareOf(site.bandwidth(), targets.size) };
   const actions: object[] = [];
   for (const { index, disk, plan } of disks) {
     const source = runNode(run, 'access', index);
@@ -96,6 +96,7 @@ async function captureThroughSnapshot(site: RunSite): Promise<CopyJobs> {
  */
 async function captureFromSource(site: RunSite): Promise<CopyJobs> {
   const { vm, run, disks, engine } = site;
+  const perf = await tuning(vm, BEFORE_THE_GUEST);
   const targets = await addTargets(site);
   const copies = disks.map(({ index, disk, plan }) =>
     copyAction(
@@ -106,7 +107,7 @@ async function captureFromSource(site: RunSite): Promise<CopyJobs> {
         target: targets.get(index) as NodeName,
         bitmap: plan.how === 'tracked' ? plan.bitmap : null,
       },
-      { ...tuning(vm, BEFORE_THE_GUEST), speed: shareOf(site.bandwidth(), disks.length) },
+      { ...perf, speed: shareOf(site.bandwidth(), disks.length) },
     ),
   );
   const indexes = disks.map(({ index }) => index);
@@ -133,8 +134,8 @@ const BESIDE_THE_GUEST = { 'max-workers': WORKERS };
 const BEFORE_THE_GUEST = { 'max-workers': 4, 'max-chunk': 256 * KiB };
 
 /** `x-perf`: 6.0. */
-function tuning({ capabilities }: Vm, perf: object): object {
-  return capabilities.backupTuning ? { 'x-perf': perf } : {};
+async function tuning(vm: Vm, perf: object): Promise<object> {
+  return (await vm.capabilities()).backupTuning ? { 'x-perf': perf } : {};
 }
 
 /** Name of the bitmap, on the snapshot, that says what is copied, where that is not all. */

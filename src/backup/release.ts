@@ -40,7 +40,7 @@ export function placeIn(vm: Vm): RunPlace {
 }
 
 /** Takes a run's jobs and nodes out of the VM. @returns warnings @throws vm-left-unclean */
-export function takeOut(
+export async function takeOut(
   vm: Vm,
   { run, folders, images }: Pick<RunFacts, 'run' | 'folders' | 'images'>,
   { orderly }: { orderly: boolean } = { orderly: false },
@@ -48,7 +48,7 @@ export function takeOut(
   return unwind({
     client: vm.client,
     owns: (owner) => owner === run,
-    canYank: vm.capabilities.yank && vm.client.oob,
+    canYank: vm.client.oob && (await vm.capabilities()).yank,
     killWriter: async () => folders.writer !== '' && Writer.killLeftover({ dir: folders.writer }),
     orderly,
     // While the VM was stopped the NBD server was not in it, but in the run's own daemon.
@@ -204,7 +204,8 @@ export async function freeFromDeadRuns(
   );
   if (dead.length === 0) return;
   try {
-    await using _ = await Vm.connect(socket, { signal, timeoutMs: ANSWER_MS });
+    await using vm = await Vm.connect(socket, { signal, timeoutMs: ANSWER_MS });
+    await vm.capabilities();
   } catch (error) {
     if (codeOf(error) !== 'vm-busy') return;
     for (const { record } of dead) await Writer.killLeftover({ dir: record.folders.writer });

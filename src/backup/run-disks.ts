@@ -1,9 +1,10 @@
 /** The disks of one run: what each one's file stands on, how it is made, and how it gets its contents. */
 import { QmpvaultError } from '../base/errors.ts';
 import { newBitmapName } from '../base/ids.ts';
-import { createImage, rebaseImage } from '../image/qemu-img.ts';
+import { createEmptyQcow2 } from '../image/empty-qcow2.ts';
+import { rebaseImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
-import { toolError } from '../vault/io-error.ts';
+import { ioError, toolError } from '../vault/io-error.ts';
 import { backingLinkTo } from '../vault/links.ts';
 import type { Staging } from '../vault/staging.ts';
 import type { Vault } from '../vault/vault.ts';
@@ -59,19 +60,18 @@ interface FileOptions {
 /** Makes a disk's empty file, and opens our own descriptor on it. One that will be compared first stands on the VM's snapshot. */
 export async function createFile(
   { disk, file, plan, backingLink }: RunDisk,
-  { tools, staging, folders, signal }: FileOptions,
+  { staging, folders }: Pick<FileOptions, 'staging' | 'folders'>,
 ): Promise<void> {
   const link = plan.how === 'resync' ? exportLink(vmNbdSocket(folders), disk.name) : backingLink;
   const format = plan.how === 'resync' ? 'raw' : 'qcow2';
+  const path = staging.diskPath(file);
   const image = {
-    path: staging.diskPath(file),
-    format: 'qcow2',
     sizeBytes: disk.sizeBytes,
     clusterBytes: GRANULARITY_BYTES,
     ...(link !== null && { backing: { link, format } }),
   };
-  await createImage(tools, image, { signal }).catch((error: unknown) => {
-    throw toolError(error, 'making', image.path);
+  await createEmptyQcow2(path, image).catch((error: unknown) => {
+    throw ioError(error, 'making', path);
   });
   await staging.hold(file);
 }

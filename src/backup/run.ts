@@ -10,7 +10,7 @@ import { isBitmapOf } from '../base/ids.ts';
 import type { Guard } from '../image/guard.ts';
 import type { Writer } from '../image/writer.ts';
 import type { Lease } from '../vault/lease.ts';
-import type { Manifest } from '../vault/manifest.ts';
+import type { Manifest, ManifestDisk } from '../vault/manifest.ts';
 import type { Staging } from '../vault/staging.ts';
 import type { Vault } from '../vault/vault.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
@@ -21,7 +21,7 @@ import { watchMainLoop } from '../vm/main-loop.ts';
 import type { Vm } from '../vm/vm.ts';
 import { copyDisks, progressOf } from './copy.ts';
 import type { BackupPhase, BackupRequest, Engine, RunControl } from './engine.ts';
-import { type Copied, describeFiles, publish } from './publish.ts';
+import { type Copied, describeFiles, publish, type Unpublished } from './publish.ts';
 import { placeIn, release, takeOut } from './release.ts';
 import { type Captured, noteProgress, type Progress, type RunFacts, writeRunRecord } from './run-journal.ts';
 import { refuseFullScratch } from './scratch-space.ts';
@@ -97,14 +97,21 @@ export class Run {
       const captured = this.#captured();
       this.warnings.push(...captured.moment.warnings);
       const copied = jobs === null ? this.#copied() : await this.#copy(captured, jobs);
-      if (!this.#progress.synced) {
-        await this.#leaveVm(copied);
-        await this.#refuseOvertaken(captured.disks);
-        out = true;
+      const made = this.#made(captured, copied);
+      let described: ManifestDisk[];
+      if (this.#progress.synced) {
+        described = await describeFiles(this.context, made);
+      } else {
+        await this.#stopWriting(copied);
         this.tell('publishing', captured.disks);
-        await this.held.writer?.finish({ signal: this.context.control.signal });
+        const leaving = this.#leaveVm(captured.disks).then(() => {
+          out = true;
+        });
+        [, described] = await all([leaving, this.#settle(made)]);
+        await this.note({ synced: true });
+        await this.context.engine.reachStep('synced');
       }
-      const point = await this.#publish(captured, copied);
+      const point = await publish(this.context, made, described);
       published = true;
       await this.#removeOldBitmaps(point);
       return point;
@@ -146,14 +153,29 @@ export class Run {
   }
 
   /** The jobs tell how they ended only until they are dismissed. */
-  async #leaveVm({ bytes, copyMs }: Copied): Promise<void> {
-    const { control, vm } = this.context;
+  async #stopWriting({ bytes, copyMs }: Copied): Promise<void> {
     await all([
       this.note({ copied: { bytes: [...bytes], copyMs } }),
-      this.held.writer?.stopServing({ signal: control.signal, timeoutMs: STOP_SERVING_MS }),
+      this.held.writer?.stopServing({ signal: this.context.control.signal, timeoutMs: STOP_SERVING_MS }),
     ]);
+  }
+
+  /** Beside `#settle`: from when the writer has disconnected on, the VM and the files have nothing to do with each other. */
+  async #leaveVm(disks: readonly CopiedDisk[]): Promise<void> {
+    const { vm } = this.context;
     vm.client.patienceMs = this.#patienceMs;
     this.warnings.push(...(await takeOut(vm, this.facts, { orderly: true })));
+    await this.#refuseOvertaken(disks);
+  }
+
+  /**
+   * The files: closed, synced, checked. An fsync that failed is never repeated, and nobody finishes a run that died
+   * during one: it might have failed.
+   */
+  async #settle(made: Unpublished): Promise<ManifestDisk[]> {
+    await this.held.writer?.finish({ signal: this.context.control.signal });
+    const [, described] = await all([made.staging.sync(), describeFiles(this.context, made)]);
+    return described;
   }
 
   /** What happened to the VM under the run would make the point wrong, or its bitmaps useless. */
@@ -176,19 +198,8 @@ export class Run {
     }
   }
 
-  /** An fsync that failed is never repeated, and nobody finishes a run that died during one: it might have failed. */
-  async #sync(): Promise<void> {
-    if (this.#progress.synced) return;
-    await this.#staged().sync();
-    await this.note({ synced: true });
-    await this.context.engine.reachStep('synced');
-  }
-
-  async #publish({ facts, moment, disks }: Captured, copied: Copied): Promise<Manifest> {
-    const { run } = this.facts;
-    const made = { run, staging: this.#staged(), facts, moment, disks, copied };
-    const [, described] = await all([this.#sync(), describeFiles(this.context, made)]);
-    return publish(this.context, made, described);
+  #made({ facts, moment, disks }: Captured, copied: Copied): Unpublished {
+    return { run: this.facts.run, staging: this.#staged(), facts, moment, disks, copied };
   }
 
   /** From now on only the new bitmaps tell changes: those of points, also of deleted ones, and of dead runs are garbage. */

@@ -134,7 +134,7 @@ export class StoppedRun {
     this.#staging = staging;
     const targets = new Map<number, string>();
     for (const disk of disks) {
-      await createFile(disk, { tools: engine.tools, staging, folders: this.#record.folders, signal });
+      await createFile(disk, { staging, folders: this.#record.folders });
       if (disk.plan.how === 'resync') continue;
       const path = staging.diskPath(disk.file);
       targets.set(disk.index, await daemon.addTarget({ name: disk.disk.name, path }, { signal }));

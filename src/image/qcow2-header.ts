@@ -24,12 +24,12 @@ export interface Qcow2Header {
   readonly encrypted: boolean;
 }
 
-const MAGIC = 0x514649fb;
+export const MAGIC = 0x514649fb;
 const V2_LENGTH = 72;
-const V3_LENGTH = 104;
+export const V3_LENGTH = 104;
 const CLUSTER_BITS = { min: 9, max: 21 };
-const BACKING_LINK_MAX_BYTES = 1023;
-const EXTENSION = { end: 0, backingFormat: 0xe2792aca, externalData: 0x44415441 };
+export const BACKING_LINK_MAX_BYTES = 1023;
+export const EXTENSION = { end: 0, backingFormat: 0xe2792aca, externalData: 0x44415441 };
 /** Of opening or reading what is missing, a folder, a socket, a pipe; anything else is a failure to read. */
 const NO_FILE = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'ENXIO', 'ESPIPE']);
 const INCOMPATIBLE = { dirty: 1n, corrupt: 2n, externalData: 4n, known: 0b11111n };

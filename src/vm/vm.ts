@@ -27,30 +27,34 @@ const MIGRATING = new Set([
 export class Vm implements AsyncDisposable {
   readonly socket: string;
   readonly client: QmpClient;
-  readonly capabilities: Capabilities;
   readonly name: string | null;
   readonly uuid: string;
   readonly #naming: DiskNaming;
-  #process: Promise<VmProcess> | undefined;
+  readonly #capabilities: Promise<Capabilities>;
+  readonly #process: Promise<VmProcess>;
   readonly #iothreads = new Map<string, Promise<boolean>>();
 
   private constructor(
     socket: string,
     client: QmpClient,
-    capabilities: Capabilities,
+    capabilities: Promise<Capabilities>,
     name: string | null,
     uuid: string,
     naming: DiskNaming,
   ) {
     this.socket = socket;
     this.client = client;
-    this.capabilities = capabilities;
+    this.#capabilities = capabilities;
     this.name = name;
     this.uuid = uuid;
     this.#naming = naming;
+    this.#process = vmProcessOf(socket);
+    // Whoever asks for it is told.
+    this.#process.catch(() => {});
   }
 
   /**
+   * The schema keeps QEMU busy for 25 ms (m: 200 KB): who it is is asked before, and the schema not waited for.
    * @param timeoutMs how long to wait for the socket to answer; a chardev serves one client at a time
    * @throws vm-unreachable, vm-busy, path-too-long
    */
@@ -67,11 +71,13 @@ export class Vm implements AsyncDisposable {
     const { patienceMs } = client;
     client.patienceMs = timeoutMs;
     try {
-      const [capabilities, name, uuid] = await Promise.all([
-        probeCapabilities(client),
-        client.execute('query-name'),
-        client.execute('query-uuid'),
-      ]);
+      const identity = Promise.all([client.execute('query-name'), client.execute('query-uuid')]);
+      const capabilities = probeCapabilities(client, { timeoutMs }).catch((error: unknown) => {
+        throw unusable(error, socket, timeoutMs);
+      });
+      // Whoever asks for them is told.
+      capabilities.catch(() => {});
+      const [name, uuid] = await identity;
       client.patienceMs = patienceMs;
       return new Vm(
         socket,
@@ -100,9 +106,13 @@ export class Vm implements AsyncDisposable {
     return readBlockGraph(this.client);
   }
 
+  /** What this QEMU can do. @throws vm-busy, vm-unreachable, qmp-protocol */
+  capabilities(): Promise<Capabilities> {
+    return this.#capabilities;
+  }
+
   /** The process behind the socket; looked for once. */
   process(): Promise<VmProcess> {
-    this.#process ??= vmProcessOf(this.socket);
     return this.#process;
   }
 
@@ -136,7 +146,7 @@ export class Vm implements AsyncDisposable {
    * `blockdev-add` of a filter over a throttle node in an iothread aborts the VM (m on 7.2; not on 10.0 and 11.1).
    */
   async whyNoSnapshot(disks: readonly Disk[]): Promise<string | null> {
-    const { copyBeforeWrite, snapshotAccess, cbwErrorPolicy } = this.capabilities;
+    const { copyBeforeWrite, snapshotAccess, cbwErrorPolicy } = await this.capabilities();
     if (!copyBeforeWrite || !snapshotAccess || !cbwErrorPolicy)
       return 'this QEMU has no copy-before-write (7.1)';
     if (this.client.version.major >= 8) return null;
