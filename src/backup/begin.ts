@@ -78,7 +78,7 @@ async function prepare(
   const [staging, writer] = await all([
     stage(run, disks),
     startWriter(run),
-    makeReady({ engine, vm, run: run.facts.run, disks, folders }, { snapshot, owner: process, signal }),
+    makeReady({ engine, vm, run: run.facts.run, disks, folders }, { snapshot, owner: process }),
     startGuard(run, running === 'running', snapshot && (standstill || disks.length > 1)),
   ]);
   // The writer opens the files that the VM's jobs will write.

@@ -165,15 +165,13 @@ async function addTargets({ vm, run, disks, folders }: RunSite): Promise<Map<num
  */
 export async function makeReady(
   { engine, vm, run, disks, folders }: Pick<RunSite, 'engine' | 'vm' | 'run' | 'disks' | 'folders'>,
-  { snapshot, owner, signal }: { snapshot: boolean; owner: VmProcess; signal: AbortSignal | undefined },
+  { snapshot, owner }: { snapshot: boolean; owner: VmProcess },
 ): Promise<void> {
   await engine.reachStep('scratch');
   if (snapshot) {
     const pathOf = (index: number) => join(folders.scratch, `${index}.qcow2`);
     await all(
-      disks.map(({ index, disk }) =>
-        makeScratch(engine.tools, { path: pathOf(index), sizeBytes: disk.sizeBytes, owner, signal }),
-      ),
+      disks.map(({ index, disk }) => makeScratch({ path: pathOf(index), sizeBytes: disk.sizeBytes, owner })),
     );
     for (const { index } of disks) await addScratch(vm.client, { run, index, path: pathOf(index) });
   }

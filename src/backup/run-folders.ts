@@ -4,10 +4,10 @@
  */
 import { chown, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errnoOf, QmpvaultError } from '../base/errors.ts';
+import { errnoOf, messageOf, QmpvaultError } from '../base/errors.ts';
 import { type RunId, socketPath } from '../base/ids.ts';
-import { createImage } from '../image/qemu-img.ts';
-import type { QemuTools } from '../image/tools.ts';
+import { createEmptyQcow2 } from '../image/empty-qcow2.ts';
+import { GRANULARITY_BYTES } from '../vm/bitmaps.ts';
 import type { VmProcess } from '../vm/vm-process.ts';
 import type { Engine } from './engine.ts';
 
@@ -51,18 +51,29 @@ export async function makeRunFolders(folders: RunFolders, vm: Owner): Promise<vo
   for (const folder of [folders.nbd, folders.scratch]) await give(folder, vm);
 }
 
-/** An empty image in the scratch folder, which is the VM's too. @throws vm-unfit, image-tool-failed, cancelled */
-export async function makeScratch(
-  tools: QemuTools,
-  {
-    path,
-    sizeBytes,
-    owner,
-    signal,
-  }: { path: string; sizeBytes: number; owner: Owner; signal: AbortSignal | undefined },
-): Promise<void> {
-  await createImage(tools, { path, format: 'qcow2', sizeBytes }, { signal });
-  if (owner.uid !== process.geteuid?.()) await give(path, owner);
+/**
+ * An empty image in the scratch folder, given away as it is made: who has the folder may put another file in its place
+ * at any time. @throws scratch-full, vm-unfit
+ */
+export async function makeScratch({
+  path,
+  sizeBytes,
+  owner,
+}: {
+  path: string;
+  sizeBytes: number;
+  owner: Owner;
+}): Promise<void> {
+  try {
+    await createEmptyQcow2(path, { sizeBytes, clusterBytes: GRANULARITY_BYTES, owner });
+  } catch (cause) {
+    const errno = errnoOf(cause);
+    throw new QmpvaultError(
+      errno === 'ENOSPC' || errno === 'EDQUOT' ? 'scratch-full' : 'vm-unfit',
+      `the scratch image ${path} cannot be made for user ${owner.uid}: ${messageOf(cause)}`,
+      { details: { path, uid: owner.uid }, cause },
+    );
+  }
 }
 
 async function give(path: string, { uid, gid }: Owner): Promise<void> {

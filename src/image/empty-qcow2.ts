@@ -15,6 +15,8 @@ export interface EmptyImage {
   readonly clusterBytes: number;
   /** It is not opened: whether the link may be followed is the caller's business. */
   readonly backing?: Backing;
+  /** Default: we. */
+  readonly owner?: { readonly uid: number; readonly gid: number };
 }
 
 /** Clusters: the header, the table of the refcounts, their only block, the L1 table. */
@@ -32,6 +34,8 @@ export async function createEmptyQcow2(path: string, image: EmptyImage): Promise
   try {
     for (let at = 0; at < start.length; ) at += (await file.write(start, at)).bytesWritten;
     await file.truncate(lengthBytes);
+    const { owner } = image;
+    if (owner !== undefined && owner.uid !== process.geteuid?.()) await file.chown(owner.uid, owner.gid);
   } finally {
     await file.close();
   }

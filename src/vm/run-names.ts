@@ -7,7 +7,6 @@ import { type NodeName, nodeName } from './block-graph.ts';
 
 const ROLES = {
   scratch: 's',
-  scratchFile: 'f',
   filter: 'c',
   access: 'a',
   target: 't',

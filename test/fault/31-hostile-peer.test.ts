@@ -18,7 +18,7 @@ import { testVm } from '../helpers/vm.ts';
 
 /** The nth of this command is cut: before QEMU hears it, or when QEMU has done it and before its reply is here. */
 const CUTS: [command: string, nth: number, how: 'cut' | 'cut-after'][] = [
-  ['blockdev-create', 1, 'cut-after'],
+  ['blockdev-add', 3, 'cut-after'],
   ['transaction', 1, 'cut-after'],
   ['stop', 1, 'cut-after'],
   ['qom-set', 2, 'cut'],
