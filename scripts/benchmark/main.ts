@@ -2,6 +2,7 @@
 import { availableParallelism, loadavg, tmpdir } from 'node:os';
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
+import { messageOf } from '../../src/base/errors.ts';
 import { QEMU_VERSIONS, type QemuVersion } from '../../vm-fixtures/guestless.ts';
 import { measureCatalogue } from './catalogue.ts';
 import { measureChains } from './chains.ts';
@@ -19,7 +20,7 @@ interface Options {
   readonly quick?: boolean;
   readonly json?: boolean;
   readonly dir?: string;
-  readonly only?: string;
+  readonly only?: string[];
 }
 
 interface Section {
@@ -50,7 +51,10 @@ const program = new Command('bench')
       .default(['7.2', '11.1']),
   )
   .option('--quick', 'less data and fewer repetitions: under a minute')
-  .option('--only <words>', 'only the sections with these words in their titles')
+  .option(
+    '--only <words...>',
+    `only the sections with one of these in their titles: ${SECTIONS.map(({ title }) => title).join('; ')}`,
+  )
   .option('--json', 'one JSON document on stdout')
   .option('--dir <dir>', 'where the temporary folder is made, which decides on the filesystem', (dir) =>
     resolve(dir),
@@ -71,21 +75,34 @@ const load = () =>
     .map((value) => value.toFixed(1))
     .join(' ');
 const extent = options.quick ? QUICK : WHOLE;
+const sections = SECTIONS.filter(
+  ({ title }) => options.only === undefined || options.only.some((words) => title.includes(words)),
+);
+if (sections.length === 0)
+  program.error(`no section has ${options.only?.join(' or ')} in its title: --help names them`);
+/** What could not be measured: the others still are. */
+const failures: string[] = [];
 const runs: { qemu: QemuVersion; figures: Figure[] }[] = [];
 
 say(`${availableParallelism()} CPUs, load ${load()}; files in ${tmpdir()}`);
 say('source: qcow2 in the page cache, flushed; targets: the same filesystem, durable when the clock stops');
 for (const qemu of options.qemu) {
   const figures: Figure[] = [];
-  for (const { title, measure, once } of SECTIONS) {
-    if (options.only !== undefined && !title.includes(options.only)) continue;
+  for (const { title, measure, once } of sections) {
     if (once && runs.length > 0) continue;
     say(`QEMU ${qemu}: ${title}`);
-    await using lab = new Laboratory(qemu);
-    open = lab;
-    const found = await measure(lab, extent);
-    say(table(found));
-    figures.push(...found);
+    const began = performance.now();
+    try {
+      await using lab = new Laboratory(qemu);
+      open = lab;
+      const found = await measure(lab, extent);
+      say(table(found));
+      figures.push(...found);
+    } catch (error) {
+      failures.push(`QEMU ${qemu}: ${title}: ${messageOf(error)}`);
+      say(`  failed: ${messageOf(error)}`);
+    }
+    say(`  (${((performance.now() - began) / 1000).toFixed(0)} s, load ${load()})`);
   }
   runs.push({ qemu, figures });
 }
@@ -95,7 +112,13 @@ const missed = runs.flatMap(({ qemu, figures }) =>
     return verdict === null || verdict === 'reached' ? [] : [`QEMU ${qemu}: ${figure.name}: ${verdict}`];
   }),
 );
-say(missed.length === 0 ? 'all targets reached' : `not reached:\n  ${missed.join('\n  ')}`);
+if (failures.length > 0) {
+  process.exitCode = 1;
+  say(`not measured:\n  ${failures.join('\n  ')}`);
+}
+say(
+  missed.length === 0 ? 'all targets of what was measured reached' : `not reached:\n  ${missed.join('\n  ')}`,
+);
 say(`load ${load()} at the end: other work on this machine makes all figures worse`);
 if (options.json) {
   const judged = runs.map(({ qemu, figures }) => ({
