@@ -41,6 +41,7 @@ const WAYS: Readonly<Partial<Record<OperationName, Way>>> = {
   show: { method: 'point.get' },
   chain: { method: 'chain.get' },
   protect: { method: 'point.protect', wish: ({ waitMs: _, ...rest }) => rest },
+  holds: { method: 'hold.list' },
   inspect: { method: 'vm.inspect' },
   bitmaps: { method: 'bitmap.list' },
 };
@@ -78,7 +79,10 @@ export async function performRemotely<N extends OperationName>(
   return answer as Result<N>;
 }
 
-function wayOf(name: OperationName, { remove }: Fields): Way {
+function wayOf(name: OperationName, { remove, end }: Fields): Way {
+  if (name === 'holds' && end !== undefined) {
+    return { method: 'hold.end', wish: ({ end, ...rest }) => ({ ...rest, holdId: end }) };
+  }
   if (name === 'bitmaps' && remove !== undefined) {
     return { method: 'bitmap.remove', wish: ({ remove, ...rest }) => ({ ...rest, which: remove }) };
   }

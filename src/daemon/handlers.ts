@@ -113,6 +113,11 @@ export function handlers(site: MethodsSite): Handlers<typeof METHODS> {
     'chain.seal': ({ vm, point, vault }, { signal }) =>
       vaults.ask(vaultOf(known(vm), vault), 'seal', { vm, point }, { signal }),
 
+    'hold.list': ({ vm, vault }, { signal }) =>
+      vaults.ask(vaultOf(known(vm), vault), 'holds', { vm }, { signal }),
+    'hold.end': ({ vm, holdId, force, vault }, { signal }) =>
+      vaults.ask(vaultOf(known(vm), vault), 'holds', { vm, end: holdId, force }, { signal }),
+
     'bitmap.list': ({ vm, vault }, { signal }) => bitmaps(vms.get(vm), vault, {}, signal),
     'bitmap.remove': ({ vm, which, vault }, { signal }) =>
       bitmaps(vms.get(vm), vault, { remove: which }, signal),

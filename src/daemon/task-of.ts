@@ -22,7 +22,9 @@ export function operationOf(
   if (what === 'prune' && vm !== null) {
     return { operation: what, params: { ...pruneOf(vm), ...params, vault } };
   }
-  return { operation: what, params: { ...params, vault } };
+  // In place of what a VM runs on nothing may be restored: whether it does, its socket tells.
+  const socket = what === 'restore' && params['inPlace'] === true && vm?.qmp ? { qmp: vm.qmp } : {};
+  return { operation: what, params: { ...socket, ...params, vault } };
 }
 
 /** Whether it brings its vault along: a share that its worker mounts for itself. */

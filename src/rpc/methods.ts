@@ -127,7 +127,8 @@ export const METHODS = {
     errors: ofStart,
   },
   'restore.start': {
-    summary: 'Begins a run that brings the disks of a restore point back, to a folder or each to its target',
+    summary:
+      'Begins a run that brings the disks of a restore point back: to a folder, each to its target, or in the place of what is there',
     params: z
       .strictObject({
         vm: vmParam,
@@ -137,13 +138,22 @@ export const METHODS = {
         to: absolute('all disks into this folder, as <disk>.<format>').optional(),
         disks: diskPathsParam.optional().meta({ description: 'some disks, each to a file or block device' }),
         format: formatParam.optional(),
+        inPlace: z.boolean().optional().meta({
+          description:
+            "in the place of the VM's own images, all or none; it must not run (then error vm-busy)",
+        }),
+        keepOld: z
+          .boolean()
+          .optional()
+          .meta({ description: 'with inPlace: keep what was there under other names' }),
         force: z.boolean().optional().meta({ description: 'overwrite what is there' }),
         vault,
         requestId,
       })
-      .refine(({ to, disks }) => (to === undefined) !== (disks === undefined), {
+      .refine(({ to, disks, inPlace }) => [to, disks, inPlace || undefined].filter(Boolean).length === 1, {
         path: ['to'],
-        message: 'where to? Give either a folder (to) or the targets of some disks (disks)',
+        message:
+          'where to? Give a folder (to), the targets of some disks (disks), or the own images of the VM (inPlace)',
       }),
     result: started,
     errors: ofStart,
@@ -335,6 +345,24 @@ export const METHODS = {
     }),
     result: pointResult,
     errors: [...ofPoint, 'vault-locked'],
+  },
+
+  'hold.list': {
+    summary: 'What outside of the vault stands on points of a VM, such as an instant restore',
+    params: z.strictObject({ vm: vmParam, vault }),
+    result: RESULTS.holds,
+    errors: ofVault,
+  },
+  'hold.end': {
+    summary: 'Ends a hold: what stood on the point is given up, or needs it no more',
+    params: z.strictObject({
+      vm: vmParam,
+      holdId: z.string().min(1),
+      force: z.boolean().optional().meta({ description: 'also if its files still need the point' }),
+      vault,
+    }),
+    result: RESULTS.holds,
+    errors: [...ofVault, 'point-unknown', 'point-held'],
   },
 
   'bitmap.list': {

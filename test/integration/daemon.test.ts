@@ -309,11 +309,27 @@ t.test('VMs are added and found; those that stopped are backed up from their ima
   t.match(await first.backUp({ vm: discovered.name }), { state: 'succeeded' });
   await t.rejects(first.client.call('vm.remove', { vm: discovered.name }), { code: 'usage' });
 
+  const restore = async () => {
+    const wish = { vm: discovered.name, inPlace: true, keepOld: true };
+    return first.client.call('run.wait', await first.client.call('restore.start', wish));
+  };
+  t.match(
+    await restore(),
+    { state: 'failed', error: { code: 'vm-busy' } },
+    'nothing in place of what it runs on',
+  );
   await vm.quit();
   t.match(await first.backUp({ vm: discovered.name }), {
     state: 'succeeded',
     result: { point: { how: 'tracked' } },
   });
+  t.match(await restore(), {
+    state: 'succeeded',
+    result: { restored: [{ path: vm.disks[0]?.image }], kept: [String] },
+  });
+  t.strictSame(await first.client.call('hold.list', { vm: discovered.name }), { holds: [], ended: [] });
+  const unknown = first.client.call('hold.end', { vm: discovered.name, holdId: 'none' });
+  await t.rejects(unknown, { code: 'point-unknown' });
   first.process.kill('SIGTERM');
   await first.process;
   const next = await startDaemon(t, site, { config: { discover: [sockets] } });

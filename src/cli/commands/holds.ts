@@ -17,7 +17,7 @@ export function addHolds(program: Command, shell: Shell): void {
     .command('holds')
     .description('show what outside of the vault stands on points of a VM: its instant restores')
     .addArgument(vmArgument())
-    .addOption(vaultOption().makeOptionMandatory())
+    .addOption(vaultOption())
     .option('--end <id>', 'it needs its point no more')
     .option('--force', 'even if its files still stand on the point')
     .action(async (vm: VmName, { end, force }: HoldsOptions, command: Command) => {
