@@ -22,7 +22,8 @@ export const meddlingKinds = {
     async perform(world, { disk: choice, how, between, after }): Promise<Outcome> {
       const { qmp } = world.vm;
       const { bitmaps } = await world.vm.leftovers();
-      const usable = bitmaps.filter(({ busy, inconsistent }) => !busy && !inconsistent);
+      // Those without a name are QEMU's own, of a job at work.
+      const usable = bitmaps.filter(({ name, busy, inconsistent }) => name !== '' && !busy && !inconsistent);
       const disk = chosen(
         world.attached.filter(({ node }) => usable.some((bitmap) => bitmap.node === node)),
         choice,
