@@ -7,6 +7,7 @@ import { MiB } from '../../src/base/units.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { cli } from '../helpers/cli.ts';
 import { backUpWithTruth, expectClean, expectTruth, testSite } from '../helpers/engine.ts';
+import { expectUnharmed, GuestWriter } from '../helpers/guest-writer.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { testVm } from '../helpers/vm.ts';
 
@@ -27,6 +28,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     const first = await backUpWithTruth(site, vm);
     await fill(2);
 
+    const guest = await GuestWriter.start(vm, 'vda');
     const controller = new AbortController();
     const steps = async (step: Step) => {
       if (step === 'copying') controller.abort();
@@ -52,6 +54,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     const { exitCode, stdout } = await running;
     t.equal(exitCode, 130);
     t.match(JSON.parse(stdout), { error: { code: 'cancelled' } });
+    await expectUnharmed(t, guest);
     await expectClean(t, site, vm, { bitmaps: 1 });
 
     const second = await backUpWithTruth(site, vm);

@@ -8,6 +8,7 @@ import { backedUpVm } from '../helpers/backed-up-vm.ts';
 import { cli } from '../helpers/cli.ts';
 import { backUpWithTruth, expectClean, expectTruth } from '../helpers/engine.ts';
 import { failCalls } from '../helpers/failing-calls.ts';
+import { expectUnharmed, GuestWriter } from '../helpers/guest-writer.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 
 interface Case {
@@ -31,6 +32,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
     const where = ['--vault', site.vault.path, '--qmp', vm.qmpSocket, '--qemu-bin', qemuBin(qemu)];
     for (const { what, step, path, published } of cases) {
       await change(3);
+      const guest = await GuestWriter.start(vm, 'vda');
       const backup = ['backup', 'vm1', ...where, '--point', 'new'];
       const engine = cli(site, backup, { QMPVAULT_STOP_AT: `${step}:stop` });
       t.teardown(() => engine.kill('SIGKILL'));
@@ -45,6 +47,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       engine.kill('SIGCONT');
       const { exitCode, stdout } = await engine;
       t.ok(failing.fired > 0, `${what}: fsync failed`);
+      await expectUnharmed(t, guest);
       t.match(JSON.parse(stdout), { error: { code: 'sync-failed' } });
       t.equal(exitCode, 5);
       t.equal(readdirSync(folder).includes('new'), published, 'a point only after the rename');

@@ -18,10 +18,12 @@ import t from 'tap';
 import type { VmName } from '../../src/base/ids.ts';
 import { qemuTools } from '../../src/image/tools.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
+import { deletePoint } from '../../src/upkeep/delete.ts';
 import type { Manifest } from '../../src/vault/manifest.ts';
 import { openVault, type Vault } from '../../src/vault/vault.ts';
 import { HandMadeVault } from '../helpers/hand-made-vault.ts';
 import { type Teardown, tempDir } from '../helpers/temp-dir.ts';
+import { upkeepEngine } from '../helpers/upkeep.ts';
 
 /** Nothing may be refused by qemu-img: it must not even be asked. */
 const noTools = { ...qemuTools(), qemuImg: '/nonexistent/qemu-img' };
@@ -238,3 +240,22 @@ for (const [name, code, attack] of ATTACKS) {
     t.notOk(existsSync(dir));
   });
 }
+
+t.test('no point is merged with one whose link leads elsewhere', async (t) => {
+  const links = ['/etc/shadow', '../../../outside.qcow2', 'json:{"driver":"null-co"}', '../p1/vdb.qcow2'];
+  for (const victimOfLink of ['p2', 'p3']) {
+    for (const link of links) {
+      const victim = await victimOf(t);
+      outside(victim);
+      relink(victim.file(victimOfLink, 'vda'), link, 'raw');
+      const engine = { ...upkeepEngine(t), tools: { ...noTools, storageDaemon: '/nonexistent/daemon' } };
+      const request = { vm: 'web1' as VmName, point: 'p2', descendants: 'refuse' } as const;
+      await t.rejects(
+        deletePoint(engine, victim.vault, request),
+        { code: 'link-refused' },
+        `${victimOfLink}: ${link}`,
+      );
+      t.ok(existsSync(victim.file('p2', 'vda')), 'it is there as before');
+    }
+  }
+});

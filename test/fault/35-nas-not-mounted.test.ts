@@ -10,6 +10,7 @@ import { initVault, openVault } from '../../src/vault/vault.ts';
 import { asRoot } from '../helpers/as-root.ts';
 import { backedUpVm } from '../helpers/backed-up-vm.ts';
 import { backUpWithTruth, expectClean, expectTruth } from '../helpers/engine.ts';
+import { expectUnharmed, GuestWriter } from '../helpers/guest-writer.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { smallTmpfs } from '../helpers/small-tmpfs.ts';
 
@@ -36,10 +37,16 @@ for (const qemu of qemuVersions(['7.2'])) {
       await expectClean(t, site, vm, { bitmaps: 1 });
 
       for (const step of ['staging', 'copied', 'publish'] as const) {
+        let isAway = false;
         const steps = async (reached: Step) => {
-          if (reached === step) away();
+          if (reached !== step) return;
+          away();
+          isAway = true;
         };
+        const guest = await GuestWriter.start(vm, 'vda');
         const error = await site.backUp(vm, { steps }).catch((error: unknown) => error);
+        t.ok(isAway);
+        await expectUnharmed(t, guest);
         t.equal(exitCodeOf(error), EXIT.vault, `${step}: ${codeOf(error)}`);
         t.strictSame(readdirSync(nas), [], 'nothing was made there');
         back();

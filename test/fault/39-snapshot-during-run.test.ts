@@ -8,6 +8,7 @@ import { MiB } from '../../src/base/units.ts';
 import { backedUpVm } from '../helpers/backed-up-vm.ts';
 import { backUpWithTruth, expectTruth } from '../helpers/engine.ts';
 import { takeSnapshot } from '../helpers/external-snapshot.ts';
+import { expectUnharmed, GuestWriter } from '../helpers/guest-writer.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
@@ -26,14 +27,17 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
           await takeSnapshot(vm, way === 'device' ? { device: 'virtio0' } : { node }, file);
           taken = true;
         };
+        const guest = await GuestWriter.start(vm, 'vda');
         const warned: string[] = [];
         const log = {
           debug() {},
           info() {},
           warn: (_: object, message: string) => void warned.push(message),
         };
-        await t.rejects(site.backUp(vm, { steps, log }), { code: 'run-overtaken' });
+        // 7.2 may refuse a read of the snapshot then ("Operation not supported"), before the run itself sees what happened.
+        await t.rejects(site.backUp(vm, { steps, log }), { code: /run-overtaken|run-failed/ });
         t.ok(taken);
+        await expectUnharmed(t, guest);
         if (way === 'device') {
           const command = warned.join('\n').match(/qemu-img rebase -u .*$/m)?.[0] ?? '';
           t.match(command, file, 'it is said how to mend the header');

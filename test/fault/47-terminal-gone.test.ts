@@ -9,7 +9,7 @@ import { type FixtureVm, qemuBin } from '../../vm-fixtures/guestless.ts';
 import { type BackedUpVm, backedUpVm } from '../helpers/backed-up-vm.ts';
 import { MAIN, siteEnv } from '../helpers/cli.ts';
 import { backUpWithTruth, expectClean, expectTruth, writerPid } from '../helpers/engine.ts';
-import { GuestWriter } from '../helpers/guest-writer.ts';
+import { expectUnharmed, GuestWriter } from '../helpers/guest-writer.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { signalIfThere } from '../helpers/temp-dir.ts';
 
@@ -34,12 +34,13 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
       const { terminal, ended } = await onTerminal(t, given, backup);
       terminal.stdin.write('\x03');
       t.strictSame(await ended, [130, null]);
-      t.strictSame((await guest.stop()).errors, []);
+      await expectUnharmed(t, guest);
       await expectClean(t, site, vm, { bitmaps: 1 });
       await expectNextTracked('Ctrl-C');
     });
 
     await t.test('hang-up: the engine dies, its writer goes on and ends when it is told', async (t) => {
+      const guest = await GuestWriter.start(vm, 'vda');
       const { terminal, ended } = await onTerminal(t, given, backup);
       // Orphaned it is a zombie until init looks: one whose init does so every two seconds left it in /proc (m).
       const writer = await describe(await writerPid(site));
@@ -50,6 +51,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
         timeoutMs: 20_000,
       });
       t.ok(writer && (await isAlive(writer)), 'the writer has served them');
+      await expectUnharmed(t, guest);
       await expectNextTracked('hang-up');
       t.notOk(writer && (await isAlive(writer)), 'and the next run ended it');
       const { points } = await site.vault.vm('vm1').points();

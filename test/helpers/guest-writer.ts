@@ -1,5 +1,6 @@
 /** A guest that never stops writing, and notices when it has to wait. */
 import { open } from 'node:fs/promises';
+import type { Test } from 'tap';
 import type { FixtureVm } from '../../vm-fixtures/guestless.ts';
 
 const BLOCK_BYTES = 4096;
@@ -110,6 +111,13 @@ export class GuestWriter {
     this.#stopped = true;
     this.#progress.resolve();
   }
+}
+
+/** What is demanded of every fault: the guest saw no error, and waited for no write as long as a second. Ends the writer. */
+export async function expectUnharmed(t: Test, writer: GuestWriter, what = 'the guest'): Promise<void> {
+  const { errors, worstMs } = await writer.stop();
+  t.strictSame(errors, [], `${what}: no write failed`);
+  t.ok(worstMs < 1_000, `${what}: no write stalled (worst: ${worstMs.toFixed(1)} ms)`);
 }
 
 function patternOf(write: number): number {

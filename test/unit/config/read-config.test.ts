@@ -1,11 +1,14 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { inspect } from 'node:util';
+import fc from 'fast-check';
 import t from 'tap';
 import { QmpvaultError } from '../../../src/base/errors.ts';
+import { MiB } from '../../../src/base/units.ts';
 import type { Config } from '../../../src/config/config.ts';
 import type { Problem } from '../../../src/config/problems.ts';
 import { parseConfig, readConfig } from '../../../src/config/read-config.ts';
+import { damagedJson } from '../../helpers/damaged-json.ts';
 import { tempDir } from '../../helpers/temp-dir.ts';
 
 const SMALL = 'vaults: { nas: { path: /mnt/nas } }\n';
@@ -253,3 +256,52 @@ t.test('a file that is missing, or too large to be one, is told like any other p
   writeFileSync(join(dir, 'huge.yaml'), '#'.repeat(4 * 1024 ** 2 + 1));
   await t.rejects(readConfig(join(dir, 'huge.yaml')), { code: 'config-invalid' });
 });
+
+t.test('whatever the text, it is a configuration or a list of what is wrong with it', async () => {
+  const example = readFileSync(new URL('../../../docs/config.example.yaml', import.meta.url), 'utf8');
+  const { source } = parseConfig('c.yaml', example);
+  const good = source.value as Record<string, unknown>;
+  const yaml = fc.stringMatching(/^[ \n:\-?{}[\],&*!|>%@#'"a~<0-9]*$/, { maxLength: 60 });
+  const inserted = fc
+    .tuple(fc.nat(example.length), fc.nat(30), fc.oneof(yaml, fc.string({ maxLength: 20 })))
+    .map(([at, cut, put]) => example.slice(0, at) + put + example.slice(at + cut));
+  const text = fc.oneof(
+    { weight: 2, arbitrary: yaml },
+    { weight: 4, arbitrary: inserted },
+    { weight: 4, arbitrary: damagedJson(good) },
+  );
+  fc.assert(
+    fc.property(text, (text) => {
+      try {
+        return typeof parseConfig('c.yaml', text).config.limits.runs === 'number';
+      } catch (error) {
+        const { code, details } = error as QmpvaultError;
+        const problems = details?.['problems'] as Problem[] | undefined;
+        return code === 'config-invalid' && (problems?.length ?? 0) > 0;
+      }
+    }),
+    { numRuns: 60 },
+  );
+});
+
+t.test(
+  'aliases that would explode, and nesting without end, are refused in bounded time and memory',
+  async (t) => {
+    const levels = Array.from(
+      { length: 12 },
+      (_, i) => `x${i}: &x${i} [${`*x${i - 1},`.repeat(i === 0 ? 0 : 10)}0]`,
+    );
+    for (const text of [
+      `${levels.join('\n')}\n`,
+      '['.repeat(50_000),
+      `${'a: {'.repeat(5_000)}`,
+      '- '.repeat(5_000),
+    ]) {
+      const before = process.memoryUsage.rss();
+      const began = performance.now();
+      t.throws(() => parseConfig('c.yaml', text), { code: 'config-invalid' });
+      t.ok(performance.now() - began < 5_000, 'in bounded time');
+      t.ok(process.memoryUsage.rss() - before < 256 * MiB, 'and memory');
+    }
+  },
+);

@@ -224,3 +224,28 @@ t.test('a connection that cannot be made keeps the system error as its cause', a
   controller.abort();
   await t.rejects(connecting, { code: 'qmp-aborted' });
 });
+
+t.test('whatever bytes come, in whatever pieces, a session takes them or ends for a reason', async (t) => {
+  const ENDS = [undefined, 'qmp-protocol', 'qmp-closed'];
+  // A transcript with bytes changed, cut or put in gets further than noise does.
+  const damage = fc.array(fc.tuple(fc.nat(BYTES.length), fc.nat(40), fc.uint8Array({ maxLength: 20 })), {
+    maxLength: 3,
+  });
+  const damaged = damage.map((changes) =>
+    changes.reduce(
+      (bytes, [at, cut, put]) => Buffer.concat([bytes.subarray(0, at), put, bytes.subarray(at + cut)]),
+      BYTES,
+    ),
+  );
+  const bytes = fc.oneof(damaged, fc.uint8Array({ maxLength: 300 }));
+  await fc.assert(
+    fc.asyncProperty(bytes, fc.nat(300), fc.constantFrom('fatal', 'skip'), async (bytes, at, garbage) => {
+      const { values, end } = await receive([bytes.subarray(0, at), bytes.subarray(at), null], { garbage });
+      const session = new Session();
+      for (const value of values) session.received(value);
+      return ENDS.includes(end?.code);
+    }),
+    { numRuns: 400 },
+  );
+  t.pass('held');
+});
