@@ -11,8 +11,7 @@ import { meetFinished } from './backing-up.ts';
 import { type ModelVault, VM, type World } from './world.ts';
 
 /** Files of chains that were found right, and were not touched since: by their inodes, times and sizes. */
-type Seen = WeakMap<World, Map<string, string>>;
-const seen: Seen = new WeakMap();
+const seen = new WeakMap<ModelVault, Map<string, string>>();
 
 /** @param options.thorough reads all points again, and the disks of the guest too @throws the first thing that is wrong */
 export async function examine(world: World, { thorough = false } = {}): Promise<void> {
@@ -30,16 +29,17 @@ async function examinePoints(world: World, vault: ModelVault, thorough: boolean)
   const listed = listing.points.map(({ id }) => id);
   for (const id of vault.doubtful) if (!listed.includes(id)) vault.points.delete(id);
   assert.deepEqual(listed, [...vault.points.keys()], 'the points are those that were made and not deleted');
-  const known = seen.get(world) ?? new Map<string, string>();
-  seen.set(world, known);
+  const before = seen.get(vault) ?? new Map<string, string>();
+  const now = new Map<string, string>();
+  seen.set(vault, now);
   for (const point of listing.points) {
     for (const disk of point.disks) {
       // In the middle of a change the manifests do not say what the files stand on.
       const identity = vault.isUnsettled ? null : identityOf(world, vault, listing.points, point, disk);
-      const key = `${vault.vault.id} ${point.id} ${disk.name}`;
-      if (!thorough && identity !== null && known.get(key) === identity) continue;
-      await comparePoint(world, vault, point, disk);
-      if (identity !== null) known.set(key, identity);
+      const key = `${point.id} ${disk.name}`;
+      const isKnown = !thorough && identity !== null && before.get(key) === identity;
+      if (!isKnown) await comparePoint(world, vault, point, disk);
+      if (identity !== null) now.set(key, identity);
     }
   }
 }
