@@ -58,7 +58,8 @@ const options = program.opts<Options>();
 
 const stopping = new AbortController();
 const { signal } = stopping;
-for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(name, () => stopping.abort());
+// Not `once`: a library that sees no listener left but its own ends the process, and what it started stays.
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => stopping.abort());
 const say = (text: string) => void process.stderr.write(`${text}\n`);
 
 /** What the first sequence of a seed may take. */
