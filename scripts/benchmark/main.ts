@@ -66,7 +66,7 @@ if (options.dir !== undefined) process.env['TMPDIR'] = options.dir;
 /** The laboratory that is open now: a signal must not leave its VMs behind. */
 let open: Laboratory | undefined;
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.once(signal, () => void open?.[Symbol.asyncDispose]().finally(() => process.exit(130)));
+  process.on(signal, () => void open?.[Symbol.asyncDispose]().finally(() => process.exit(130)));
 }
 
 const say = (text: string) => void (options.json ? process.stderr : process.stdout).write(`${text}\n`);
