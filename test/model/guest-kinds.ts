@@ -261,7 +261,7 @@ async function commitStopped(world: World, disk: ModelDisk): Promise<void> {
   if (lowest === undefined) return;
   const { path } = world.imageOf(disk);
   await execa(join(world.vm.bin, 'qemu-img'), ['commit', '-q', '-d', '-b', lowest.path, path]);
-  await world.removeOverlays(disk);
+  await world.removeOthers(disk, [lowest]);
   world.consistsOf(disk, [lowest]);
 }
 
@@ -287,7 +287,7 @@ async function commitRunning(world: World, disk: ModelDisk): Promise<void> {
   } finally {
     events.close();
   }
-  await world.removeOverlays(disk);
+  await world.removeOthers(disk, [lowest]);
   world.consistsOf(disk, [lowest]);
   disk.node = base ?? '';
 }

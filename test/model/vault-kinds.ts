@@ -232,7 +232,9 @@ export const vaultKinds = {
       const { restored, kept } = await restoreInPlace(world.engine, model.vault, { vm: VM, point, keepOld });
       for (const { disk: name } of restored) {
         const disk = world.disk(name);
-        world.consistsOf(disk, [world.imageOf(disk)]);
+        const images = [world.imageOf(disk)];
+        await world.removeOthers(disk, images);
+        world.consistsOf(disk, images);
         disk.content = world.truthOf(model, point, name);
       }
       assert.equal(kept.length, keepOld ? restored.length : 0);
@@ -328,8 +330,7 @@ async function restoreInto(world: World, model: ModelVault, point: PointId, name
   const target = { disks: new Map([[name, image.path]]) };
   const request = { vm: VM, point, target, format: image.format, force: true };
   await restorePoint(world.engine.tools, model.vault, request);
-  const lower = disk.images.slice(0, -1);
-  for (const { path } of lower) await rm(path, { force: true });
+  await world.removeOthers(disk, [image]);
   world.consistsOf(disk, [image]);
   disk.content = world.truthOf(model, point, name);
 }

@@ -243,20 +243,20 @@ export class World {
       const saved = this.#saved?.get(name);
       if (saved === undefined) continue;
       const disk = this.disk(name);
-      await this.removeOverlays(disk);
+      const images = saved.images.map(({ image }) => image);
+      await this.removeOthers(disk, images);
       for (const { image, copy } of saved.images) await copyFile(copy, image.path);
-      this.consistsOf(
-        disk,
-        saved.images.map(({ image }) => image),
-      );
+      this.consistsOf(disk, images);
       disk.content = saved.content;
       done.push(name);
     }
     return done;
   }
 
-  async removeOverlays({ images }: ModelDisk): Promise<void> {
-    for (const { path } of images.slice(1)) await rm(path, { force: true });
+  /** Images that the disk had: one that is left there is what an engine remembers that has not seen the VM since. */
+  async removeOthers(disk: ModelDisk, images: readonly Image[]): Promise<void> {
+    const gone = disk.images.filter(({ path }) => !images.some((image) => image.path === path));
+    for (const { path } of gone) await rm(path, { force: true });
   }
 
   /** The NAS is mounted somewhere else from now on. */
