@@ -9,7 +9,7 @@
 import * as fs from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoOf, QmpvaultError } from '../base/errors.ts';
-import { bytesOnlyIn } from '../image/layers.ts';
+import { bytesLostWith, bytesOnlyIn } from '../image/layers.ts';
 import { pullLayer } from '../image/pull.ts';
 import { readQcow2Header } from '../image/qcow2-header.ts';
 import { commitImage, compare, createImage, rebaseImage } from '../image/qemu-img.ts';
@@ -42,11 +42,7 @@ export async function commit(
   const [path, from] = [pathOf(folder, move), pathOf(folder, move.from)];
   if (move.how !== 'commit' || !(await exists(from))) return;
   await synced(from, () => commitImage(tools, { path }, { signal, onProgress }));
-  const lost = await bytesOnlyIn(
-    tools,
-    { layer: path, over: from, zeroes: move.backing !== null },
-    { signal },
-  );
+  const lost = await bytesLostWith(tools, { layer: path, over: from }, { signal });
   if (lost > 0) throw incomplete(from, path, lost);
 }
 
@@ -82,7 +78,7 @@ async function pull({ engine, folder, signal, onProgress }: MoveContext, move: M
   const [path, layer] = [pathOf(folder, move), pathOf(folder, move.from)];
   const { tools, runtimeDir } = engine;
   await synced(path, () => pullLayer(tools, { path, layer, runtimeDir }, { signal, onProgress }));
-  const lost = await bytesOnlyIn(tools, { layer, over: path, zeroes: true }, { signal });
+  const lost = await bytesOnlyIn(tools, { layer, over: path }, { signal });
   if (lost > 0) throw incomplete(path, layer, lost);
 }
 

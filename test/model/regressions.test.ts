@@ -66,6 +66,15 @@ const REGRESSIONS: readonly Regression[] = [
       { kind: 'moveVaultInBackup', wishes: { ...WISHES, vault: 1 }, step: 'published', before: [] },
     ],
   },
+  {
+    seed: 1037,
+    what: 'zeroes that a commit leaves out since they are read from below are not lost',
+    operations: [
+      { kind: 'backup', ...WISHES },
+      { kind: 'backup', ...WISHES },
+      { kind: 'delete', vault: 0, point: 1 },
+    ],
+  },
 ];
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
