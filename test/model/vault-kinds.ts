@@ -17,7 +17,7 @@ import type { Manifest } from '../../src/vault/manifest.ts';
 import { backUpRunning, note, runStep, stoppedRequest, vault, vaultOf, wishes } from './backing-up.ts';
 import { Content } from './content.ts';
 import { choice, chosen, kind, type Outcome } from './kind.ts';
-import { type ModelVault, VM, type World } from './world.ts';
+import { type ModelDisk, type ModelVault, VM, type World } from './world.ts';
 
 export const pointWish = fc.record({ vault, point: choice });
 
@@ -90,7 +90,7 @@ export const vaultKinds = {
         note(world, model, point, world.contents());
         return 'done';
       } catch (error) {
-        if (named || !mayNotKnowImages(world, vaultOf(world, wishes.vault), error)) throw error;
+        if (named || !(await mayNotKnowImages(world, vaultOf(world, wishes.vault), error))) throw error;
         return 'passed';
       } finally {
         await world.startVm();
@@ -269,10 +269,13 @@ async function restoreAndCompare(world: World, model: ModelVault, point: PointId
   await rm(dir, { recursive: true });
 }
 
-/** Of a VM that was never backed up to this vault nothing is remembered, and after a snapshot the wrong images are. */
-function mayNotKnowImages(world: World, model: ModelVault, error: unknown): boolean {
+/** Of a VM that was never backed up to this vault nothing is remembered, and images that changed since are the wrong ones. */
+async function mayNotKnowImages(world: World, model: ModelVault, error: unknown): Promise<boolean> {
   if (codeOf(error) === 'usage' || codeOf(error) === 'vm-unreachable') return model.points.size === 0;
-  return codeOf(error) === 'vm-unfit' && world.attached.some(({ images }) => images.length > 1);
+  const known = (await world.folder(model).readRecord())?.disks ?? [];
+  const isKnown = (disk: ModelDisk) =>
+    known.some(({ name, image }) => name === disk.spec.name && image === world.imageOf(disk).path);
+  return codeOf(error) === 'vm-unfit' && !world.attached.every(isKnown);
 }
 
 async function deleteOne(
