@@ -134,7 +134,7 @@ export const guestKinds = {
   }),
 
   snapshot: kind({
-    weight: 5,
+    weight: 10,
     parameters: fc.record({ disk: choice }),
     async perform(world, { disk: choice }) {
       const disk = chosen(withoutSpare(world), choice);
@@ -144,7 +144,7 @@ export const guestKinds = {
   }),
 
   commit: kind({
-    weight: 7,
+    weight: 22,
     parameters: fc.record({ disk: choice }),
     async perform(world, { disk: choice }) {
       const disk = chosen(
@@ -169,7 +169,7 @@ export const guestKinds = {
   }),
 
   rollBack: kind({
-    weight: 6,
+    weight: 14,
     parameters: fc.record({ only: fc.option(choice) }),
     async perform(world, { only }): Promise<Outcome> {
       const all = world.attached.map(({ spec }) => spec.name);
