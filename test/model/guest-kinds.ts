@@ -147,11 +147,11 @@ export const guestKinds = {
     weight: 22,
     parameters: fc.record({ disk: choice }),
     async perform(world, { disk: choice }) {
-      const disk = chosen(
-        withoutSpare(world).filter(({ images }) => images.length > 1),
-        choice,
-      );
+      const disks = withoutSpare(world);
+      const withOverlay = disks.filter(({ images }) => images.length > 1);
+      const disk = chosen(withOverlay.length > 0 ? withOverlay : disks, choice);
       if (!disk || world.isUnsettled) return 'passed';
+      if (disk.images.length === 1 && !(await snapshotOf(world, disk))) return 'passed';
       await commitAll(world, disk);
       return 'done';
     },
@@ -170,14 +170,17 @@ export const guestKinds = {
 
   rollBack: kind({
     weight: 14,
-    parameters: fc.record({ only: fc.option(choice) }),
-    async perform(world, { only }): Promise<Outcome> {
+    parameters: fc.record({ only: fc.option(choice), between: writes(3) }),
+    async perform(world, { only, between }): Promise<Outcome> {
+      if (!world.hasSaved) {
+        await whileStopped(world, () => world.save());
+        await writeOn(world, between);
+      }
       const all = world.attached.map(({ spec }) => spec.name);
       const names = only === null ? all : [chosen(all, only) ?? ''];
       let done: string[] = [];
       await whileStopped(world, async () => {
         done = await world.rollBack(names);
-        if (done.length === 0) await world.save();
       });
       return done.length > 0 ? 'done' : 'passed';
     },

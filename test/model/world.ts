@@ -219,6 +219,10 @@ export class World {
     await this.vm.restart();
   }
 
+  get hasSaved(): boolean {
+    return this.#saved !== null;
+  }
+
   /** Puts the images of the stopped VM aside. */
   async save(): Promise<void> {
     for (const { images } of this.#saved?.values() ?? []) {
