@@ -156,15 +156,17 @@ function parseWindow(text: string): Window | undefined {
   const toMinute = 60 * toHour + toMinutes;
   const isClock = fromMinutes < 60 && toMinutes < 60 && fromMinute < 24 * 60 && toMinute <= 24 * 60;
   if (!isClock || fromMinute === toMinute) return undefined;
-  return { text, days: days === undefined ? [0, 1, 2, 3, 4, 5, 6] : daysOf(days), fromMinute, toMinute };
+  const onDays = daysOf(days ?? 'sun-sat');
+  return onDays === undefined ? undefined : { text, days: onDays, fromMinute, toMinute };
 }
 
-/** `mon-fri,sun`. @throws for anything else */
-function daysOf(text: string): number[] {
-  const days = text.split(',').flatMap((part) => {
+/** `mon-fri,sun`; undefined for anything else. */
+function daysOf(text: string): number[] | undefined {
+  const days = new Set<number>();
+  for (const part of text.split(',')) {
     const [first = -1, last = first, ...more] = part.split('-').map((name) => DAYS.indexOf(name));
-    if (first < 0 || last < 0 || more.length > 0) throw new Error(`no days: ${part}`);
-    return Array.from({ length: ((last - first + 7) % 7) + 1 }, (_, i) => (first + i) % 7);
-  });
-  return [...new Set(days)].sort();
+    if (first < 0 || last < 0 || more.length > 0) return undefined;
+    for (let i = 0; i <= (last - first + 7) % 7; i += 1) days.add((first + i) % 7);
+  }
+  return [...days].sort();
 }
