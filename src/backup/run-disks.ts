@@ -31,6 +31,7 @@ export function runDisks(
       disk,
       plan: own,
       backingLink: own.how === 'full' ? null : linkToParent(plan, disk),
+      copiedAnyway: own.how === 'tracked' ? (entryOfParent(plan, disk)?.bitmap?.pattern ?? []) : [],
       bitmap: {
         node: disk.node,
         name: newBitmapName(vault.id),
@@ -43,10 +44,13 @@ export function runDisks(
   });
 }
 
+function entryOfParent(plan: Plan, { name: wanted }: Disk) {
+  return plan.kind === 'full' ? undefined : plan.parent.disks.find(({ name }) => name === wanted);
+}
+
 function linkToParent(plan: Plan, disk: Disk): string {
-  const parent = plan.kind === 'incremental' ? plan.parent : null;
-  const entry = parent?.disks.find(({ name }) => name === disk.name);
-  if (parent !== null && entry !== undefined) return backingLinkTo(parent.id, entry.file);
+  const entry = entryOfParent(plan, disk);
+  if (plan.kind === 'incremental' && entry !== undefined) return backingLinkTo(plan.parent.id, entry.file);
   throw new QmpvaultError('internal', `disk ${disk.name} has no parent to build on`);
 }
 
@@ -59,7 +63,7 @@ interface FileOptions {
 
 /** Makes a disk's empty file, and opens our own descriptor on it. One that will be compared first stands on the VM's snapshot. */
 export async function createFile(
-  { disk, file, plan, backingLink }: RunDisk,
+  { disk, file, plan, backingLink, copiedAnyway }: RunDisk,
   { staging, folders }: Pick<FileOptions, 'staging' | 'folders'>,
 ): Promise<void> {
   const link = plan.how === 'resync' ? exportLink(vmNbdSocket(folders), disk.name) : backingLink;
@@ -68,6 +72,7 @@ export async function createFile(
   const image = {
     sizeBytes: disk.sizeBytes,
     clusterBytes: GRANULARITY_BYTES,
+    tablesFor: copiedAnyway.filter((offset) => offset < disk.sizeBytes),
     ...(link !== null && { backing: { link, format } }),
   };
   await createEmptyQcow2(path, image).catch((error: unknown) => {

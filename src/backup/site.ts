@@ -26,6 +26,8 @@ export interface RunDisk extends CopiedDisk {
   readonly disk: Disk;
   readonly plan: DiskPlan;
   readonly bitmap: NewBitmap;
+  /** Where something will be copied whatever the guest wrote: the identity pattern of the bitmap that tells the changes. */
+  readonly copiedAnyway: readonly number[];
 }
 
 export interface RunSite {

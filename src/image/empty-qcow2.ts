@@ -15,6 +15,8 @@ export interface EmptyImage {
   readonly clusterBytes: number;
   /** It is not opened: whether the link may be followed is the caller's business. */
   readonly backing?: Backing;
+  /** Offsets of the disk whose tables are made here: QEMU makes each one with two writes that it waits for. */
+  readonly tablesFor?: readonly number[];
   /** Default: we. */
   readonly owner?: { readonly uid: number; readonly gid: number };
 }
@@ -25,6 +27,8 @@ const REFCOUNT_BLOCK = 2;
 const L1_TABLE = 3;
 const SECTOR_BYTES = 512;
 const REFCOUNT_ORDER = 4;
+/** In an entry of the L1 table: the L2 table is this image's alone. */
+const COPIED = 1n << 63n;
 
 /** Makes the file, which must not exist. @throws image-invalid; errors of the file system as they are */
 export async function createEmptyQcow2(path: string, image: EmptyImage): Promise<void> {
@@ -42,15 +46,17 @@ export async function createEmptyQcow2(path: string, image: EmptyImage): Promise
 }
 
 /** Pure. @returns how the file begins, and its length: the rest is zeroes @throws image-invalid */
-export function emptyQcow2({ sizeBytes, clusterBytes, backing }: EmptyImage): {
+export function emptyQcow2({ sizeBytes, clusterBytes, backing, tablesFor = [] }: EmptyImage): {
   readonly start: Buffer;
   readonly lengthBytes: number;
 } {
   const virtualBytes = Math.ceil(sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
   const bytesPerL2 = clusterBytes * (clusterBytes / 8);
   const l1Entries = Math.max(1, Math.ceil(virtualBytes / bytesPerL2));
-  const clusters = L1_TABLE + Math.ceil((l1Entries * 8) / clusterBytes);
-  const start = Buffer.alloc(L1_TABLE * clusterBytes);
+  const l1End = L1_TABLE + Math.ceil((l1Entries * 8) / clusterBytes);
+  const tables = [...new Set(tablesFor.map((offset) => Math.floor(offset / bytesPerL2)))];
+  const clusters = l1End + tables.length;
+  const start = Buffer.alloc((tables.length > 0 ? l1End : L1_TABLE) * clusterBytes);
   start.writeUInt32BE(MAGIC, 0);
   start.writeUInt32BE(3, 4);
   start.writeUInt32BE(Math.log2(clusterBytes), 20);
@@ -68,6 +74,10 @@ export function emptyQcow2({ sizeBytes, clusterBytes, backing }: EmptyImage): {
   }
   for (let nth = 0; nth < clusters; nth += 1) {
     start.writeUInt16BE(1, REFCOUNT_BLOCK * clusterBytes + 2 * nth);
+  }
+  for (const [nth, table] of tables.entries()) {
+    const at = BigInt((l1End + nth) * clusterBytes);
+    start.writeBigUInt64BE(at | COPIED, L1_TABLE * clusterBytes + 8 * table);
   }
   return { start, lengthBytes: clusters * clusterBytes };
 }

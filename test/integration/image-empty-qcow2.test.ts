@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { execa } from 'execa';
 import t from 'tap';
 import { errnoOf } from '../../src/base/errors.ts';
 import { GiB, MiB } from '../../src/base/units.ts';
@@ -43,6 +44,22 @@ for (const version of qemuVersions(['5.2', '7.2', '11.1'])) {
       t.same(await readQcow2Header(ours), await readQcow2Header(theirs), `one ${what}: its header`);
       t.ok(allocatedBytes <= 4 * clusterBytes, `one ${what} takes little room`);
     }
+  });
+
+  t.test(`QEMU ${version} fills the tables that an empty qcow2 was made with`, async (t) => {
+    const path = join(tempDir(t), 'a.qcow2');
+    const sizeBytes = 2048 * GiB;
+    const offsets = [0, 3 * GiB, 3 * GiB + clusterBytes, 1000 * GiB, sizeBytes - clusterBytes];
+    await createEmptyQcow2(path, { sizeBytes, clusterBytes, tablesFor: offsets });
+    const empty = (await stat(path)).size;
+    t.same(await checkImage(tools, { path }), { leaks: 0 }, 'they belong to it');
+    const writes = offsets.flatMap((offset) => ['-c', `write -q -P 7 ${offset} ${clusterBytes}`]);
+    await execa(tools.qemuIo, ['-f', 'qcow2', ...writes, path]);
+    t.same(await checkImage(tools, { path }), { leaks: 0 });
+    t.equal((await stat(path)).size, empty + offsets.length * clusterBytes, 'no table was made anew');
+    const reads = offsets.flatMap((offset) => ['-c', `read -q -P 7 ${offset} ${clusterBytes}`]);
+    const { stdout } = await execa(tools.qemuIo, ['-r', '-f', 'qcow2', ...reads, path]);
+    t.equal(stdout, '', 'what was written is read');
   });
 }
 
