@@ -2,16 +2,15 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import type { DiskName, PointId, VmName } from '../../src/base/ids.ts';
 import { diskOf, manifestOf, point } from '../../test/helpers/vault-files.ts';
 import { settle } from './baselines.ts';
 import { type Figure, samples, TARGETS } from './figures.ts';
 import type { Laboratory } from './laboratory.ts';
+import { PACKAGED, packagedEnv } from './packaged.ts';
 import type { Extent } from './plan.ts';
 
-const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 const POINTS = 30;
 
 export async function measureCatalogue(
@@ -37,8 +36,8 @@ export async function measureCatalogue(
 
 async function list(vault: string, dir: string): Promise<number> {
   const began = performance.now();
-  await execa(process.execPath, [MAIN, 'list', '--vault', vault, '--json'], {
-    env: { QMPVAULT_STATE_DIR: join(dir, 'state') },
+  await execa(process.execPath, [...PACKAGED, 'list', '--vault', vault, '--json'], {
+    env: { ...packagedEnv({ dir }), QMPVAULT_STATE_DIR: join(dir, 'state') },
     stdout: 'ignore',
   });
   return performance.now() - began;

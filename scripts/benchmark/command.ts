@@ -4,11 +4,10 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
-import { NODE_FLAGS } from '../../src/base/node-flags.ts';
 import { KiB } from '../../src/base/units.ts';
 import { type FixtureVm, type QemuVersion, qemuBin } from '../../vm-fixtures/guestless.ts';
+import { PACKAGED, packagedEnv } from './packaged.ts';
 
-const MAIN = fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url));
 const PEAK_MEMORY = fileURLToPath(new URL('./peak-memory.ts', import.meta.url));
 
 export interface Backup {
@@ -86,10 +85,11 @@ export class Command {
       '--init',
     ];
     args.push('--qmp', vm.qmpSocket, '--full-every', '1000', ...options);
-    return execa(process.execPath, [...NODE_FLAGS, '--import', PEAK_MEMORY, MAIN, ...args], {
+    return execa(process.execPath, ['--import', PEAK_MEMORY, ...PACKAGED, ...args], {
       reject: false,
       stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
       env: {
+        ...packagedEnv({ dir: this.#dir }),
         QMPVAULT_STATE_DIR: join(this.#dir, 'state'),
         QMPVAULT_RUNTIME_DIR: this.#runtimeDir,
         QMPVAULT_SCRATCH_DIR: join(this.#dir, 'scratch'),

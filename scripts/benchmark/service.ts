@@ -2,8 +2,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
-import { NODE_FLAGS } from '../../src/base/node-flags.ts';
 import { GiB, KiB, MiB } from '../../src/base/units.ts';
 import type { RpcClient } from '../../src/rpc/client.ts';
 import { startDaemon } from '../../test/helpers/daemon.ts';
@@ -12,10 +10,9 @@ import { freezableMount } from '../../test/helpers/freezable-mount.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { type Figure, TARGETS } from './figures.ts';
 import type { Laboratory } from './laboratory.ts';
+import { PACKAGED, packagedEnv } from './packaged.ts';
 import type { Extent } from './plan.ts';
 
-/** As the package runs it. */
-const PACKAGED = [...NODE_FLAGS, fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url))];
 const RUNS = 4;
 const ASK_EVERY_MS = 50;
 const ASKED_WHILE_HANGING = 40;
@@ -29,7 +26,7 @@ export async function measureService(lab: Laboratory, { vms: count }: Extent): P
     await vm.write('vda', 1 + (i % 200), 0, 4 * MiB);
     vms[`vm${i}`] = { qmp: vm.qmpSocket };
   }
-  const env = { QMPVAULT_QEMU_BIN: qemuBin(lab.qemu) };
+  const env = { ...packagedEnv(lab), QMPVAULT_QEMU_BIN: qemuBin(lab.qemu) };
   const daemon = await startDaemon(lab, site, {
     config: { limits: { runs: RUNS }, vms },
     env,

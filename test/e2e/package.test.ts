@@ -1,6 +1,6 @@
 /** The Debian package: installed, its service under a supervisor, killed and started again, a backup through it. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
@@ -15,6 +15,7 @@ import { testVm } from '../helpers/vm.ts';
 
 const PACKAGE = fileURLToPath(new URL('../../scripts/package', import.meta.url));
 const QMPVAULT = '/usr/bin/qmpvault';
+const CACHE = '/var/cache/qmpvault';
 /** What a hypervisor host has: no Node, nothing of this checkout. */
 const BARE_PATH = '/usr/sbin:/usr/bin:/sbin:/bin';
 
@@ -82,4 +83,7 @@ t.test('installed on a host without Node, under a supervisor that starts it agai
   await expectClean(t, site, vm, { bitmaps: 1 });
   const help = execFileSync(QMPVAULT, ['--help'], { env, encoding: 'utf8' });
   t.match(help, /serve/);
+  if (process.geteuid?.() !== 0) return;
+  t.equal(statSync(CACHE).mode & 0o777, 0o700, 'the compiled code that is kept is for root alone');
+  t.not(readdirSync(CACHE).length, 0);
 });
