@@ -23,7 +23,10 @@ async function durably(target: string, make: () => PromiseLike<unknown>): Promis
   const file = await open(target, 'r+');
   await file.sync();
   await file.close();
-  return performance.now() - began;
+  const tookMs = performance.now() - began;
+  // As after every contender: who follows finds as much memory that was in use just now, which is cheaper than other memory.
+  await rm(target);
+  return tookMs;
 }
 
 /** Nothing that was written before is still to be written while something is timed. */

@@ -3,7 +3,6 @@
  * all of it CPU time, and to check less of what anybody may have written is no way to save it.
  */
 import { once } from 'node:events';
-import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { type Details, type ErrorCode, QmpvaultError } from '../base/errors.ts';
@@ -18,8 +17,8 @@ const ENTRY = fileURLToPath(
     import.meta.url,
   ),
 );
-/** More of them take longer to start than they save. */
-const THREADS_MAX = 4;
+/** Also on fewer CPUs: what is not cached is waited for. More of them take longer to start than they save. */
+const THREADS = 4;
 
 export interface Share {
   readonly vault: { readonly path: string; readonly id: VaultId };
@@ -35,9 +34,8 @@ export async function listInThreads(
   { path, id }: Pick<Vault, 'path' | 'id'>,
   names: readonly VmName[],
 ): Promise<Listed[]> {
-  const threads = Math.min(THREADS_MAX, availableParallelism());
-  const size = Math.ceil(names.length / threads);
-  const workers = Array.from({ length: threads }, (_, i) => {
+  const size = Math.ceil(names.length / THREADS);
+  const workers = Array.from({ length: THREADS }, (_, i) => {
     const workerData: Share = { vault: { path, id }, names: names.slice(i * size, (i + 1) * size) };
     return new Worker(ENTRY, { workerData });
   });
