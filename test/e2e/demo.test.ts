@@ -8,9 +8,7 @@ const DEMO = fileURLToPath(new URL('../../scripts/demonstration/main.ts', import
 const FOLDER = /All of it happens in (\S+),/;
 
 function demo() {
-  // tap would instrument every process below it, and cannot the launcher, a module without an extension.
-  const command = ['-u', 'NODE_OPTIONS', process.execPath, DEMO];
-  return execa('env', command, { reject: false, stdin: 'ignore', all: true });
+  return execa(process.execPath, [DEMO], { reject: false, stdin: 'ignore', all: true });
 }
 
 t.test('the demonstration proves what it shows and leaves nothing behind', async (t) => {

@@ -20,8 +20,7 @@ const CACHE = '/var/cache/qmpvault';
 const BARE_PATH = '/usr/sbin:/usr/bin:/sbin:/bin';
 
 async function install(t: Teardown, dir: string): Promise<void> {
-  // tap would instrument every Node below it.
-  const { stdout: deb } = await execa('env', ['-u', 'NODE_OPTIONS', PACKAGE, dir]);
+  const { stdout: deb } = await execa(PACKAGE, [dir]);
   asRoot('dpkg', '--install', deb);
   t.teardown(() => asRoot('dpkg', '--purge', 'qmpvault'));
 }
@@ -40,7 +39,7 @@ function supervise(t: Teardown, site: TestSite, config: string): void {
     `#!/bin/sh\nexec env -i ${variables.join(' ')} ${QMPVAULT} serve --config ${config}\n`,
   );
   chmodSync(join(service, 'run'), 0o755);
-  const runsv = execa('env', ['-u', 'NODE_OPTIONS', 'runsv', service], {
+  const runsv = execa('runsv', [service], {
     reject: false,
     stdio: 'ignore',
   });
