@@ -2,6 +2,8 @@
 import { homedir } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
 
+export const CONFIG_FILE = '/etc/qmpvault/config.yaml';
+
 export interface Places {
   readonly stateDir: string;
   readonly runtimeDir: string;

@@ -4,7 +4,7 @@
  */
 import type { Writable } from 'node:stream';
 import { codeOf, EXIT, errnoOf, errorJson, exitCodeOf, messageOf } from '../base/errors.ts';
-import { ProgressBars } from './progress-bars.ts';
+import type { ProgressBars } from './progress-bars.ts';
 import { Screen, type Terminal } from './screen.ts';
 import type { Surroundings } from './surroundings.ts';
 
@@ -63,8 +63,10 @@ export class Output {
   }
 
   /** Bars on a terminal; undefined where nobody watches. */
-  progressBars(): ProgressBars | undefined {
-    if (!this.isJson && this.#stderr.isTTY) this.#bars = new ProgressBars(this.#stderr);
+  async progressBars(): Promise<ProgressBars | undefined> {
+    if (this.isJson || !this.#stderr.isTTY) return undefined;
+    const { ProgressBars } = await import('./progress-bars.ts');
+    this.#bars = new ProgressBars(this.#stderr);
     return this.#bars;
   }
 

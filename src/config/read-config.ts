@@ -7,7 +7,6 @@ import { configInvalid, flawsOf, type Problem } from './problems.ts';
 import { fileSchema } from './schema.ts';
 import { parseSource, type Source } from './source.ts';
 
-export const CONFIG_FILE = '/etc/qmpvault/config.yaml';
 const MAX_BYTES = 4 * 1024 ** 2;
 
 export interface ReadConfig {

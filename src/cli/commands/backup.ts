@@ -61,7 +61,7 @@ export function addBackup(program: Command, shell: Shell): void {
 async function backup(shell: Shell, command: Command, vm: VmName, options: BackupOptions): Promise<void> {
   const { vault: _vault, scratch: _scratch, requireQuiesce, stallMs, disk: images, ...wishes } = options;
   const { output, interruption } = shell;
-  using bars = output.progressBars();
+  using bars = await output.progressBars();
   const doing = `the backup of ${vm}`;
   const { point, warnings } = await shell.perform(
     command,

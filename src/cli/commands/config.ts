@@ -1,9 +1,10 @@
 import { access } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { codeOf, errnoOf, type QmpvaultError } from '../../base/errors.ts';
+import { CONFIG_FILE } from '../../base/places.ts';
 import type { Config } from '../../config/config.ts';
 import { lineOf, type Problem } from '../../config/problems.ts';
-import { CONFIG_FILE, type ReadConfig, readConfig } from '../../config/read-config.ts';
+import type { ReadConfig } from '../../config/read-config.ts';
 import { fileOf } from '../options.ts';
 import type { Shell } from '../shell.ts';
 
@@ -20,6 +21,8 @@ export function addConfig(program: Command, shell: Shell): void {
 }
 
 async function check({ output }: Shell, file: string): Promise<void> {
+  // Only here: no other command pays for a parser of YAML (m: 30 ms of CPU).
+  const { readConfig } = await import('../../config/read-config.ts');
   const { config, source } = await readConfig(file).catch((error: unknown) => {
     // One is in the error's own words.
     const problems = problemsIn(error);

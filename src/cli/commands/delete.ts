@@ -37,7 +37,7 @@ async function remove(
   { keepDescendants, withDescendants, wait, breakLease }: DeleteOptions,
 ): Promise<void> {
   const descendants = withDescendants ? 'delete' : keepDescendants ? 'keep' : 'refuse';
-  using bars = shell.output.progressBars();
+  using bars = await shell.output.progressBars();
   const result = await shell.perform(
     command,
     'delete',

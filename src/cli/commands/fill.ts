@@ -22,7 +22,7 @@ export function addFill(program: Command, shell: Shell): void {
       new Option('--bandwidth <rate>', 'such as 20MiB/s').argParser((text: string) => parseRate(text)),
     )
     .action(async (vm: VmName, { qmp, bandwidth }: FillOptions, command: Command) => {
-      using bars = shell.output.progressBars();
+      using bars = await shell.output.progressBars();
       const result = await shell.perform(
         command,
         'fill',

@@ -48,7 +48,7 @@ const PERIODS = { hourly: 'hours', daily: 'days', weekly: 'weeks', monthly: 'mon
 async function run(shell: Shell, command: Command, vm: VmName, options: PruneOptions): Promise<void> {
   const { maxChain, timeZone, dryRun = false, wait, breakLease } = options;
   const keep = keepOf(options);
-  using bars = shell.output.progressBars();
+  using bars = await shell.output.progressBars();
   const result = await shell.perform(
     command,
     'prune',

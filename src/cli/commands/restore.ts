@@ -66,7 +66,7 @@ async function restore(
       'where to? Name a folder with --to DIR, targets with --disk DISK=TARGET, or the own images of the VM with --in-place',
     );
   }
-  using bars = shell.output.progressBars();
+  using bars = await shell.output.progressBars();
   const { restored, warnings, ...more } = await shell.perform(
     command,
     'restore',

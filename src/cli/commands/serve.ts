@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { CONFIG_FILE } from '../../config/read-config.ts';
+import { CONFIG_FILE } from '../../base/places.ts';
 import { countOf, fileOf } from '../options.ts';
 import type { Shell } from '../shell.ts';
 

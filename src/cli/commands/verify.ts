@@ -76,7 +76,7 @@ async function run(
 ): Promise<void> {
   const { output } = shell;
   const { deep, oldest } = options;
-  using bars = output.progressBars();
+  using bars = await output.progressBars();
   const result = await shell.perform(
     command,
     'verify',

@@ -66,16 +66,16 @@ t.test('a reader that went away is no failure, a full disk is', async (t) => {
 t.test('only on a terminal there are bars', async (t) => {
   const { stdout, stderr } = streams();
   const terminal = Object.assign(new PassThrough(), { isTTY: true });
-  t.ok(new Output({ stdout, stderr: terminal }, false).progressBars());
-  t.notOk(new Output({ stdout, stderr: terminal }, true).progressBars());
-  t.notOk(new Output({ stdout, stderr }, false).progressBars());
+  t.ok(await new Output({ stdout, stderr: terminal }, false).progressBars());
+  t.notOk(await new Output({ stdout, stderr: terminal }, true).progressBars());
+  t.notOk(await new Output({ stdout, stderr }, false).progressBars());
 });
 
 t.test('what is said meanwhile stands above the bars', async (t) => {
   const { stdout } = streams();
   const terminal = Object.assign(new PassThrough(), { isTTY: true });
   const output = new Output({ stdout, stderr: terminal }, false);
-  const bars = output.progressBars();
+  const bars = await output.progressBars();
   bars?.show([{ name: 'vda', doneBytes: 1024, totalBytes: 4096 }]);
   output.note('a word');
   bars?.stop();
