@@ -67,6 +67,12 @@ export function readCapabilities(reply: unknown): Capabilities {
   };
 }
 
+/** Whether a value, as one that was kept in a file, tells all that is asked of a QEMU today. */
+export function isCapabilities(value: unknown): value is Capabilities {
+  if (!isRecord(value)) return false;
+  return Object.keys(readCapabilities([])).every((name) => typeof value[name] === 'boolean');
+}
+
 type Entity = Readonly<Record<string, unknown>>;
 
 /** qapi/introspect.json: entities that refer to each other by name. What is missing is undefined, all the way. */

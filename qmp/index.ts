@@ -1,5 +1,5 @@
 /** The only door of this room: speaks QMP and the guest agent's protocol over a unix socket. */
-export { type Capabilities, probeCapabilities } from './capabilities.ts';
+export { type Capabilities, isCapabilities, probeCapabilities } from './capabilities.ts';
 export { type ConnectOptions, type ExecuteOptions, type QmpArguments, QmpClient } from './client.ts';
 export type { Bound } from './deadline.ts';
 export { QmpCommandError, QmpError, type QmpErrorCode, type QmpErrorDetails } from './errors.ts';

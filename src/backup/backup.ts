@@ -5,6 +5,7 @@ import type { Vault } from '../vault/vault.ts';
 import { Vm } from '../vm/vm.ts';
 import { newRun } from './begin.ts';
 import { surveyWhenFree } from './busy-bitmaps.ts';
+import { capabilityMemory } from './capability-memory.ts';
 import type { BackupRequest, BackupResult, Engine, RunControl } from './engine.ts';
 import { findVm } from './find-vm.ts';
 import { digestFulls } from './publish.ts';
@@ -31,7 +32,7 @@ export async function backUp(
   const { signal } = control;
   const folder = vault.vm(request.vm);
   if (request.qmp !== undefined) await freeFromDeadRuns(engine, request.qmp, signal);
-  const found = await findVm(folder, request, { signal });
+  const found = await findVm(folder, request, { signal, memory: capabilityMemory(engine) });
   if (!(found instanceof Vm)) {
     return backUpStopped({ engine, vault, folder, stopped: found, request, control, beganMs });
   }

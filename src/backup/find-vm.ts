@@ -8,7 +8,7 @@ import { newest } from '../vault/chain.ts';
 import type { VmFolder } from '../vault/vm-folder.ts';
 import { imageName, type LeftOut } from '../vm/disks.ts';
 import type { DiskImage } from '../vm/image-nodes.ts';
-import { Vm } from '../vm/vm.ts';
+import { type CapabilityMemory, Vm } from '../vm/vm.ts';
 import type { BackupRequest } from './engine.ts';
 
 /** A VM that does not run, as its images. */
@@ -31,12 +31,12 @@ export type VmWishes = Pick<BackupRequest, 'vm' | 'qmp' | 'naming' | 'images' | 
 export async function findVm(
   folder: VmFolder | null,
   wishes: VmWishes,
-  { signal }: { signal?: AbortSignal | undefined },
+  { signal, memory }: { signal?: AbortSignal | undefined; memory: CapabilityMemory },
 ): Promise<Vm | StoppedVm> {
   let unreachable: unknown;
   if (wishes.qmp !== undefined) {
     try {
-      return await Vm.connect(wishes.qmp, { signal, naming: wishes.naming });
+      return await Vm.connect(wishes.qmp, { signal, naming: wishes.naming, memory });
     } catch (error) {
       if (codeOf(error) !== 'vm-unreachable' || !nobodyListens(error)) throw error;
       unreachable = error;

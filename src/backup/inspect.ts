@@ -7,6 +7,7 @@ import type { VmFolder } from '../vault/vm-folder.ts';
 import type { Disk, Disks, LeftOut } from '../vm/disks.ts';
 import { findRuns } from '../vm/unwind.ts';
 import { Vm } from '../vm/vm.ts';
+import { capabilityMemory } from './capability-memory.ts';
 import type { Engine } from './engine.ts';
 import { findVm, type StoppedVm } from './find-vm.ts';
 import type { BitmapHealth, Plan } from './plan.ts';
@@ -49,13 +50,13 @@ export interface InspectRequest {
 
 /** @throws vm-unreachable, vm-busy, vm-uuid, vm-unfit, and what reading the vault throws */
 export async function inspectVm(
-  engine: Pick<Engine, 'runtimeDir' | 'scratchDir' | 'tools'>,
+  engine: Pick<Engine, 'stateDir' | 'runtimeDir' | 'scratchDir' | 'tools' | 'log'>,
   vault: Vault | null,
   request: InspectRequest,
   { signal }: { signal?: AbortSignal | undefined } = {},
 ): Promise<Inspection> {
   const folder = vault?.vm(request.vm) ?? null;
-  const found = await findVm(folder, request, { signal });
+  const found = await findVm(folder, request, { signal, memory: capabilityMemory(engine) });
   if (found instanceof Vm) {
     await using vm = found;
     return await inspectRunning(vm, folder, request);

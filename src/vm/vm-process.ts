@@ -11,6 +11,8 @@ export interface VmProcess {
   readonly gid: number;
   /** Its working directory, to which the relative names of images belong; null where that cannot be seen. */
   readonly directory: string | null;
+  /** Tells the program that it runs from others, also of the same version; null where that cannot be seen. */
+  readonly binary: string | null;
 }
 
 /** The user that opens and creates files for the VM; where its process cannot be seen, the socket file's owner. */
@@ -19,10 +21,15 @@ export async function vmProcessOf(socket: string): Promise<VmProcess> {
   for (const pid of inodes.size === 0 ? [] : await processes()) {
     if (!(await holdsSocket(pid, inodes))) continue;
     const ids = await fileUserOf(pid);
-    if (ids !== null) return { pid, ...ids, directory: await readlink(`/proc/${pid}/cwd`).catch(() => null) };
+    if (ids === null) continue;
+    const [directory, binary] = await Promise.all([
+      readlink(`/proc/${pid}/cwd`).catch(() => null),
+      binaryOf(pid).catch(() => null),
+    ]);
+    return { pid, ...ids, directory, binary };
   }
   const { uid, gid } = await stat(socket);
-  return { pid: null, uid, gid, directory: null };
+  return { pid: null, uid, gid, directory: null, binary: null };
 }
 
 /** Whether any process listens on this path. */
@@ -72,6 +79,12 @@ async function holdsSocket(pid: number, inodes: ReadonlySet<string>): Promise<bo
     if (inode !== undefined && inodes.has(inode)) return true;
   }
   return false;
+}
+
+/** Of the file itself, also when it was replaced since, and whichever container's mounts it lies in. */
+async function binaryOf(pid: number): Promise<string> {
+  const { size, mtimeNs } = await stat(`/proc/${pid}/exe`, { bigint: true });
+  return `${size} bytes of ${mtimeNs} ns`;
 }
 
 /** The fourth of the ids is the one that the kernel checks file access with (proc(5)). */
