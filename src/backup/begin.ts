@@ -70,11 +70,14 @@ async function prepare(
   const { signal } = control;
   const { folders } = run.facts;
   run.tell('preparing', disks);
-  const [running, process] = await Promise.all([vm.status(), vm.process()]);
-  await makeRunFolders(folders, process);
   const surveyed = disks.map(({ disk }) => disk);
+  const [running, process, standstill] = await Promise.all([
+    vm.status(),
+    vm.process(),
+    snapshot && vm.mustStandStill(surveyed),
+  ]);
+  await makeRunFolders(folders, process);
   if (snapshot) await refuseWithoutScratch(folders.scratch, surveyed);
-  const standstill = snapshot && (await vm.mustStandStill(surveyed));
   const [staging, writer] = await all([
     stage(run, disks),
     startWriter(run),

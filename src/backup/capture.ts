@@ -168,21 +168,19 @@ export async function makeReady(
   { snapshot, owner }: { snapshot: boolean; owner: VmProcess },
 ): Promise<void> {
   await engine.reachStep('scratch');
-  if (snapshot) {
+  const addScratches = async () => {
     const pathOf = (index: number) => join(folders.scratch, `${index}.qcow2`);
     await all(
       disks.map(({ index, disk }) => makeScratch({ path: pathOf(index), sizeBytes: disk.sizeBytes, owner })),
     );
     for (const { index } of disks) await addScratch(vm.client, { run, index, path: pathOf(index) });
-  }
-  await drawPatterns(
-    vm.client,
-    disks.map(({ index, disk, bitmap }) => ({
-      node: runNode(run, 'pattern', index),
-      sizeBytes: disk.sizeBytes,
-      clusters: bitmap.pattern,
-    })),
-  );
+  };
+  const patterns = disks.map(({ index, disk, bitmap }) => ({
+    node: runNode(run, 'pattern', index),
+    sizeBytes: disk.sizeBytes,
+    clusters: bitmap.pattern,
+  }));
+  await all([drawPatterns(vm.client, patterns), snapshot && addScratches()]);
 }
 
 function bitmapActions({ run, disks }: RunSite): object[] {

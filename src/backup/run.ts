@@ -173,23 +173,29 @@ export class Run {
    * during one: it might have failed.
    */
   async #settle(made: Unpublished): Promise<ManifestDisk[]> {
-    await this.held.writer?.finish({ signal: this.context.control.signal });
-    const [, described] = await all([made.staging.sync(), describeFiles(this.context, made)]);
+    const { writer } = this.held;
+    const { signal } = this.context.control;
+    await writer?.closeFiles({ signal });
+    const [, , described] = await all([
+      writer?.finish({ signal }),
+      made.staging.sync(),
+      describeFiles(this.context, made),
+    ]);
     return described;
   }
 
   /** What happened to the VM under the run would make the point wrong, or its bitmaps useless. */
   async #refuseOvertaken(disks: readonly CopiedDisk[]): Promise<void> {
     const { vm } = this.context;
-    await vm.refuseWhileMoving();
-    const now = new Map((await vm.disks()).disks.map((disk) => [disk.name, disk]));
+    const [found] = await all([vm.disks(), vm.refuseWhileMoving()]);
+    const now = new Map(found.disks.map((disk) => [disk.name, disk]));
     for (const { disk } of disks) {
-      const found = now.get(disk.name);
-      if (found?.sizeBytes === disk.sizeBytes && found.node === disk.node) continue;
+      const same = now.get(disk.name);
+      if (same?.sizeBytes === disk.sizeBytes && same.node === disk.node) continue;
       const what =
-        found === undefined
+        same === undefined
           ? 'was unplugged'
-          : found.node === disk.node
+          : same.node === disk.node
             ? 'was resized'
             : 'has another active image';
       throw new QmpvaultError('run-overtaken', `disk ${disk.name} ${what} during the run: back up again`, {

@@ -62,9 +62,11 @@ export async function survey(vm: Surveyed, folder: VmFolder, wishes: SurveyWishe
     );
   }
   const noSnapshot = wishes.withoutSnapshot ? 'asked for' : await vm.whyNoSnapshot(disks);
-  const health = await bitmapHealths(vm, disks, points);
   const resyncTrouble = wishes.resyncTrouble ?? noSnapshot;
-  const trouble = await Promise.all(disks.map((disk) => resyncTrouble ?? vm.whyNoExport(disk)));
+  const [health, trouble] = await Promise.all([
+    bitmapHealths(vm, disks, points),
+    Promise.all(disks.map((disk) => resyncTrouble ?? vm.whyNoExport(disk))),
+  ]);
   const damaged = await damagedPoints(folder, points, health, wishes.parent);
   const plan = planBackup({
     points,

@@ -12,8 +12,8 @@ import { type ErrorCode, QmpvaultError } from '../base/errors.ts';
 import { socketPath } from '../base/ids.ts';
 
 const STARTS = 3;
-/** Before connecting again while it starts. */
-const GREETING_MS = 1_000;
+/** Before connecting again while it starts: twice as long each time, since a busy host may start nothing sooner. */
+const GREETING_MS = { first: 150, most: 1_200 };
 
 export interface MonitorOptions {
   /** Of its socket. */
@@ -51,16 +51,24 @@ export async function unlessItCrashes<T>(start: () => Promise<T>): Promise<T> {
 export function connectMonitor(options: MonitorOptions): Promise<QmpClient> {
   const { path, program, code, timeoutMs, signal } = options;
   const what = `the socket ${path} of ${program}`;
-  return until(() => connectOnceReady(options), { signal, timeoutMs, what, code });
+  let greetingMs = GREETING_MS.first;
+  const connect = async () => {
+    const began = performance.now();
+    const client = await connectOnceReady(options, greetingMs);
+    // Not where there was no socket yet.
+    if (performance.now() - began >= greetingMs) greetingMs = Math.min(2 * greetingMs, GREETING_MS.most);
+    return client;
+  };
+  return until(connect, { signal, timeoutMs, what, code });
 }
 
 /** Undefined while it is still starting. */
-async function connectOnceReady(options: MonitorOptions): Promise<QmpClient | undefined> {
+async function connectOnceReady(options: MonitorOptions, greetingMs: number): Promise<QmpClient | undefined> {
   const { path, child, program, code, signal } = options;
   let client: QmpClient | undefined;
   try {
-    client = await QmpClient.connect({ path, greetingTimeoutMs: GREETING_MS, signal });
-    await client.execute('query-version', {}, { timeoutMs: GREETING_MS, signal });
+    client = await QmpClient.connect({ path, greetingTimeoutMs: greetingMs, signal });
+    await client.execute('query-version', {}, { timeoutMs: greetingMs, signal });
     return client;
   } catch {
     await client?.close();

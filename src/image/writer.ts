@@ -215,13 +215,10 @@ export class Writer {
   }
 
   /**
-   * Disconnects whoever is connected, closes all files and ends the process. Closing writes a qcow2's last tables;
-   * where that fails QEMU only prints it (qcow2_inactivate), so what it printed is read. It does not tell of a failed fsync
-   * here: the caller has a descriptor of its own on every file and syncs that.
-   * @throws writer-failed, cancelled; the process may still live then
+   * Disconnects whoever is connected, and closes all files. Whether their last tables were written tells `finish`.
+   * @throws writer-failed, cancelled; the process still lives then
    */
-  async finish(bound: Bound = {}): Promise<void> {
-    const { signal, timeoutMs = FINISH_MS } = bound;
+  async closeFiles({ signal, timeoutMs = FINISH_MS }: Bound = {}): Promise<void> {
     const all = { signal, timeoutMs };
     await this.stopServing(all);
     const nodes = await this.#run('query-named-block-nodes', { flat: true }, 'list its files', all);
@@ -229,6 +226,17 @@ export class Writer {
       if (!node.startsWith(NODE_PREFIX)) continue;
       await this.#run('blockdev-del', { 'node-name': node }, `close ${node}`, all);
     }
+  }
+
+  /**
+   * Closes all files and ends the process. Closing writes a qcow2's last tables; where that fails QEMU only prints it
+   * (qcow2_inactivate), so what it printed is read. It does not tell of a failed fsync here: the caller has a descriptor of
+   * its own on every file and syncs that.
+   * @throws writer-failed, cancelled; the process may still live then
+   */
+  async finish({ signal, timeoutMs = FINISH_MS }: Bound = {}): Promise<void> {
+    const all = { signal, timeoutMs };
+    await this.closeFiles(all);
     await this.#run('quit', {}, 'quit', all);
     await bounded(this.exited, {
       ...all,

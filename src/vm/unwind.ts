@@ -17,7 +17,7 @@ import { type QmpClient, QmpError } from '../../qmp/index.ts';
 import { until } from '../base/deadline.ts';
 import { messageOf, QmpvaultError } from '../base/errors.ts';
 import type { RunId } from '../base/ids.ts';
-import { type BlockGraph, type NodeName, readBlockGraph } from './block-graph.ts';
+import { type BlockGraph, type NodeName, type Nodes, readBlockGraph, readNodes } from './block-graph.ts';
 import { setDrive } from './moment.ts';
 import { isRunNode, runOf } from './run-names.ts';
 import { isListening } from './vm-process.ts';
@@ -72,10 +72,16 @@ async function takeAllOut(options: UnwindOptions, warnings: string[]): Promise<v
   // Closing a target flushes it, and the main loop waits for that: not with a NAS that may hang (m).
   if (!options.orderly) await cutTargets(options);
   await stopNbdServer(options);
-  // A filter that is still read lets nobody else write to its disk: its readers go before the device comes back.
-  await deleteNodes(options, (node) => isRunNode(node, 'access'));
-  warnings.push(...(await releaseDevices(options)));
-  await deleteNodes(options, () => true);
+  // A filter that is still read lets nobody else write to its disk: its readers, which nothing stands on, go before the
+  // device comes back.
+  const readers = ownedNodes(await readNodes(options.client), options.owns);
+  await deleteNodes(
+    options,
+    readers.filter((node) => isRunNode(node, 'access')),
+  );
+  const graph = await readBlockGraph(options.client);
+  warnings.push(...(await releaseDevices(options, graph)));
+  await deleteNodes(options, fromTheTop(graph, ownedNodes(graph.nodes, options.owns)));
   const left = [...(await findRuns(options.client)).keys()].filter(options.owns);
   if (left.length === 0) return;
   throw new QmpvaultError('vm-left-unclean', `nodes or jobs of ${left.join(', ')} are still in the VM`);
@@ -83,9 +89,9 @@ async function takeAllOut(options: UnwindOptions, warnings: string[]): Promise<v
 
 /** The runs of which anything is left in a VM, with whether a job of theirs is still at work. */
 export async function findRuns(client: QmpClient): Promise<Map<RunId, { working: boolean }>> {
-  const [graph, jobs] = await Promise.all([readBlockGraph(client), client.execute('query-jobs')]);
+  const [nodes, jobs] = await Promise.all([readNodes(client), client.execute('query-jobs')]);
   const found = new Map<RunId, { working: boolean }>();
-  for (const name of graph.nodes.keys()) {
+  for (const name of nodes.keys()) {
     const run = runOf(name);
     if (run !== null) found.set(run, { working: false });
   }
@@ -106,35 +112,35 @@ async function endJobs(options: UnwindOptions): Promise<void> {
     });
   };
   const listener = client.listen((event) => event.name === 'JOB_STATUS_CHANGE');
-  /** Whether all jobs conclude in time; false also when the main loop does not answer. */
-  const concluded = async (timeoutMs: number): Promise<boolean> => {
+  /** All jobs, once they have concluded; null: not in time, or the main loop does not answer. */
+  const concluded = async (timeoutMs: number): Promise<{ id: string }[] | null> => {
     const end = performance.now() + timeoutMs;
     try {
       for (;;) {
         const left = Math.max(1, end - performance.now());
-        const working = (await ours(left)).filter((job) => job.status !== 'concluded');
-        if (working.length === 0) return true;
+        const jobs = await ours(left);
+        if (jobs.every((job) => job.status === 'concluded')) return jobs;
         await listener.next({ timeoutMs: left });
       }
     } catch (error) {
-      if (error instanceof QmpError && error.code === 'qmp-timeout') return false;
+      if (error instanceof QmpError && error.code === 'qmp-timeout') return null;
       throw error;
     }
   };
   try {
     const answered = await cancelWorking(client, ours, orderly ? CANCEL_MS : SILENCE_MS);
-    let over = answered && (await concluded(CANCEL_MS));
-    if (!over) {
+    let over = answered ? await concluded(CANCEL_MS) : null;
+    if (over === null) {
       await cutTargets(options);
       over = await concluded(YANK_MS);
     }
-    if (!over) {
+    if (over === null) {
       throw new QmpvaultError(
         'vm-left-unclean',
         'a copy job in the VM could not be ended; run the command again',
       );
     }
-    for (const { id } of await ours(CANCEL_MS)) await client.execute('job-dismiss', { id });
+    for (const { id } of over) await client.execute('job-dismiss', { id });
   } finally {
     listener.close();
   }
@@ -212,10 +218,10 @@ async function ownedExports(client: QmpClient, owns: (run: RunId) => boolean): P
     });
 }
 
-async function releaseDevices({ client, owns }: UnwindOptions): Promise<string[]> {
-  const graph = await readBlockGraph(client);
+/** @param graph as it is right now */
+async function releaseDevices({ client, owns }: UnwindOptions, graph: BlockGraph): Promise<string[]> {
   const warnings: string[] = [];
-  for (const filter of ownedNodes(graph, owns).filter((node) => isRunNode(node, 'filter'))) {
+  for (const filter of ownedNodes(graph.nodes, owns).filter((node) => isRunNode(node, 'filter'))) {
     const child = graph.child(filter, 'file');
     if (child === null) continue;
     for (const device of graph.devices) {
@@ -258,33 +264,37 @@ async function putOnChild(
   });
 }
 
-function ownedNodes(graph: BlockGraph, owns: (run: RunId) => boolean): NodeName[] {
-  return [...graph.nodes.keys()].filter((name) => {
+function ownedNodes(nodes: Nodes, owns: (run: RunId) => boolean): NodeName[] {
+  return [...nodes.keys()].filter((name) => {
     const run = runOf(name);
     return run !== null && owns(run);
   });
 }
 
-/** From the top down: a node goes when nothing of ours stands on it any more. */
-async function deleteNodes(
-  { client, owns }: UnwindOptions,
-  which: (node: NodeName) => boolean,
-): Promise<void> {
-  const graph = await readBlockGraph(client);
-  const left = new Set(ownedNodes(graph, owns).filter(which));
-  const trouble: string[] = [];
+/** A node goes when nothing else of ours stands on it any more. */
+function fromTheTop(graph: BlockGraph, nodes: readonly NodeName[]): NodeName[] {
+  const left = new Set(nodes);
+  const order: NodeName[] = [];
   while (left.size > 0) {
     const free = [...left].filter((node) => !graph.parents(node).some(({ parent }) => left.has(parent)));
-    for (const node of free) {
-      left.delete(node);
-      try {
-        await client.execute('blockdev-del', { 'node-name': node });
-      } catch (error) {
-        if (!(error instanceof QmpError && error.code === 'qmp-command')) throw error;
-        trouble.push(`${node}: ${messageOf(error)}`);
-      }
-    }
+    // No graph of QEMU's has a circle.
     if (free.length === 0) break;
+    for (const node of free) left.delete(node);
+    order.push(...free);
+  }
+  return order;
+}
+
+/** Whatever becomes of one of them, the others are tried: QEMU refuses what is still in use. */
+async function deleteNodes({ client }: UnwindOptions, nodes: readonly NodeName[]): Promise<void> {
+  const trouble: string[] = [];
+  for (const node of nodes) {
+    try {
+      await client.execute('blockdev-del', { 'node-name': node });
+    } catch (error) {
+      if (!(error instanceof QmpError && error.code === 'qmp-command')) throw error;
+      trouble.push(`${node}: ${messageOf(error)}`);
+    }
   }
   if (trouble.length === 0) return;
   throw new QmpvaultError(
