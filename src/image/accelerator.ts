@@ -7,9 +7,8 @@
  */
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { bounded } from '../base/deadline.ts';
+import { execa } from 'execa';
 import { KiB } from '../base/units.ts';
-import { endTool, startMortal } from './tool-process.ts';
 import type { QemuTools } from './tools.ts';
 
 export type Accelerator = 'kvm' | 'tcg';
@@ -69,9 +68,13 @@ export async function reachesLongMode(
   const machine = ['-machine', 'q35', '-accel', accelerator, '-cpu', 'max', '-m', '64', '-nodefaults'];
   const exit = ['-device', `isa-debug-exit,iobase=${PORT},iosize=1`];
   const args = [...machine, '-display', 'none', '-bios', path, ...exit];
-  const probe = startMortal([qemuSystem, ...args]);
-  const ended = bounded(probe.ended, { timeoutMs: PROBE_MS, what: 'the probe' });
-  const end = await ended.catch(() => endTool(probe));
+  const { exitCode } = await execa('setpriv', ['--pdeathsig', 'KILL', qemuSystem, ...args], {
+    detached: true,
+    reject: false,
+    stdio: 'ignore',
+    timeout: PROBE_MS,
+    killSignal: 'SIGKILL',
+  });
   await rm(path, { force: true });
-  return end?.exitCode === REACHED;
+  return exitCode === REACHED;
 }

@@ -8,9 +8,9 @@
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { execa } from 'execa';
 import { bounded } from '../base/deadline.ts';
 import { QmpvaultError } from '../base/errors.ts';
-import { startTool } from './tool-process.ts';
 import type { QemuTools } from './tools.ts';
 
 /** Far more than it takes; what it waits for is the disk of the image. */
@@ -110,13 +110,22 @@ const S_IFMT = 0o170000n;
 const S_IFBLK = 0o060000n;
 
 async function open(path: string, command: readonly string[]): Promise<void> {
+  const [program = '', ...args] = command;
+  const running = execa(program, args, {
+    detached: true,
+    reject: false,
+    stdin: 'ignore',
+    maxBuffer: 64 * 1024,
+    env: { LC_ALL: 'C' },
+  });
   const what = `a short opening of ${path}`;
-  const { exitCode, reason } = await bounded(startTool(command).ended, {
+  const { exitCode, stderr, shortMessage } = await bounded(running, {
     timeoutMs: OPENING_MS,
     what,
     code: 'image-tool-failed',
   });
   if (exitCode === 0) return;
+  const reason = stderr.trim() || shortMessage || 'no reason given';
   // QEMU has no other sign of it than the text (file-posix.c, raw_check_lock_bytes).
   if (/Failed to get .*lock/.test(reason)) {
     throw new QmpvaultError(
@@ -126,6 +135,6 @@ async function open(path: string, command: readonly string[]): Promise<void> {
     );
   }
   throw new QmpvaultError('image-tool-failed', `${what} failed: ${reason}`, {
-    details: { path, args: command.slice(1), reason },
+    details: { path, args, reason },
   });
 }

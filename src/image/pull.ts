@@ -8,20 +8,22 @@
  *
  * What lies below the layer is not opened: an empty image takes its place, and the job copies what is above that.
  */
+import type { ChildProcess } from 'node:child_process';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setInterval } from 'node:timers/promises';
+import { execa } from 'execa';
 import { followJob, isOfJob, type QmpClient } from '../../qmp/index.ts';
 import { bounded, cancelledBy, throwIfAborted } from '../base/deadline.ts';
 import { messageOf, QmpvaultError } from '../base/errors.ts';
 import { connectMonitor, monitorArgs, unlessItCrashes } from './monitor.ts';
 import { readQcow2Header } from './qcow2-header.ts';
 import { createImage, type ProgressOptions, systemError } from './qemu-img.ts';
-import { endTool, startMortal } from './tool-process.ts';
 import type { QemuTools } from './tools.ts';
 
 const START_MS = 10_000;
 const COMMAND_MS = 120_000;
+const DEATH_MS = 1_000;
 const TELL_MS = 500;
 const JOB = 'pull';
 /** The beginning of its folder's name. */
@@ -150,27 +152,35 @@ async function withDaemon(
   try {
     await work(client);
     await client.execute('quit', {}, { signal, timeoutMs: COMMAND_MS });
-    const { stderr, exitCode, reason } = await bounded(daemon.ended, {
+    const { stderr, exitCode } = await bounded(daemon, {
       signal,
       timeoutMs: COMMAND_MS,
       what: 'the end of qemu-storage-daemon',
     });
     // It speaks only of failures, such as of a table that could not be written, and ends well all the same.
-    if (exitCode !== 0 || stderr !== '') throw failed(tools.storageDaemon, reason);
+    if (exitCode !== 0 || stderr !== '') throw failed(tools.storageDaemon, stderr || `exit code ${exitCode}`);
   } finally {
     await client.close();
-    await endTool(daemon);
+    await end(daemon);
   }
 }
 
 async function startDaemon({ storageDaemon }: QemuTools, { nodes, socket, signal }: DaemonOptions) {
   // The files stand in the arguments, so that endLeftoverTools finds the process by them.
   const blockdevs = nodes.flatMap((node) => ['--blockdev', JSON.stringify(node)]);
-  const daemon = startMortal([storageDaemon, ...blockdevs, ...monitorArgs(socket)]);
+  const command = [storageDaemon, ...blockdevs, ...monitorArgs(socket)];
+  const daemon = execa('setpriv', ['--pdeathsig', 'KILL', ...command], {
+    detached: true,
+    reject: false,
+    stdin: 'ignore',
+    stdout: 'ignore',
+    maxBuffer: 1024 ** 2,
+    env: { LC_ALL: 'C' },
+  });
   try {
     const client = await connectMonitor({
       path: socket,
-      child: daemon.child,
+      child: daemon,
       program: 'qemu-storage-daemon',
       code: 'image-tool-failed',
       timeoutMs: START_MS,
@@ -178,8 +188,22 @@ async function startDaemon({ storageDaemon }: QemuTools, { nodes, socket, signal
     });
     return { daemon, client };
   } catch (error) {
-    const stderr = (await endTool(daemon))?.stderr ?? '';
+    const stderr = await end(daemon);
     throw stderr === '' ? error : failed(storageDaemon, stderr, error);
+  }
+}
+
+/** @returns what it said */
+async function end(
+  daemon: PromiseLike<{ stderr: string }> & Pick<ChildProcess, 'kill' | 'unref'>,
+): Promise<string> {
+  daemon.kill('SIGKILL');
+  try {
+    const { stderr } = await bounded(Promise.resolve(daemon), { timeoutMs: DEATH_MS, what: 'its end' });
+    return stderr;
+  } catch {
+    daemon.unref();
+    return '';
   }
 }
 

@@ -1,18 +1,19 @@
 /**
- * qemu-img, one function per use. When a call is killed nobody waits for it longer than a moment, since a process
- * that hangs in an NFS mount does not die before the mount answers. It dies with us: whoever finishes what a killed
- * engine began must not find its qemu-img still writing to the same file, which on an SMB mount without locks QEMU
- * would not notice.
+ * qemu-img, one function per use. Every call runs in a session of its own, so that a terminal's Ctrl-C reaches
+ * only us and we decide in which order things end; its output is bounded; and when it is killed nobody waits for
+ * it longer than a moment, since a process that hangs in an NFS mount does not die before the mount answers.
+ * It dies with us (setpriv of util-linux): whoever finishes what a killed engine began must not find its qemu-img
+ * still writing to the same file, which on an SMB mount without locks QEMU would not notice.
  *
  * Paths are made absolute, and by that can be no option and no protocol: QEMU takes `nbd:x` and `json:{...}` for
  * one only if no slash comes before the colon.
  */
 import { resolve } from 'node:path';
+import { execa } from 'execa';
 import { bounded, throwIfAborted } from '../base/deadline.ts';
 import { QmpvaultError } from '../base/errors.ts';
 import { readQcow2Header } from './qcow2-header.ts';
 import { watchCpuTime } from './stall.ts';
-import { endTool, startMortal, type ToolEnd } from './tool-process.ts';
 import type { QemuTools } from './tools.ts';
 
 export interface CallOptions {
@@ -262,8 +263,11 @@ export async function commitImage(
 /** qcow2_inactivate() and qcow2_close() of block/qcow2.c. */
 export const UNWRITTEN = /^.*(?:Failed to flush|Lost persistent).*$/m;
 
+const OUTPUT_MAX_CHARACTERS = 4 * 1024 ** 2;
 /** About 120 for each extent: two million of them. */
 const MAP_MAX_CHARACTERS = 256 * 1024 ** 2;
+/** How long a killed qemu-img may take to go before it is left behind. */
+const DEATH_MS = 1_000;
 
 /** @throws cancelled, image-tool-failed */
 async function qemuImg(
@@ -274,40 +278,52 @@ async function qemuImg(
     timeoutMs,
     onProgress,
     stallMs,
-    outputMaxCharacters,
+    outputMaxCharacters = OUTPUT_MAX_CHARACTERS,
   }: ProgressOptions & { readonly outputMaxCharacters?: number },
   goodExitCodes: readonly number[] = [0],
 ): Promise<{ exitCode: number; stdout: string }> {
   throwIfAborted(signal);
-  const process = startMortal([tools.qemuImg, ...args], {
-    ...(outputMaxCharacters !== undefined && { outputMaxCharacters }),
-    onStdout: (text) => {
-      // `    (12.34/100%)\r`
-      const percent = onProgress && /\((\d+\.\d+)\/100%\)\s*$/.exec(text)?.[1];
-      if (percent !== undefined) onProgress?.(Number(percent) / 100);
-    },
+  const process = execa('setpriv', ['--pdeathsig', 'KILL', tools.qemuImg, ...args], {
+    detached: true,
+    reject: false,
+    stdin: 'ignore',
+    maxBuffer: outputMaxCharacters,
+    env: { LC_ALL: 'C' },
   });
+  if (onProgress !== undefined) {
+    // `    (12.34/100%)\r`
+    process.stdout.on('data', (chunk: Buffer) => {
+      const percent = /\((\d+\.\d+)\/100%\)\s*$/.exec(chunk.toString('latin1'))?.[1];
+      if (percent !== undefined) onProgress(Number(percent) / 100);
+    });
+  }
   const what = `qemu-img ${args[0]} of ${args.at(-1)}`;
   const ended = new AbortController();
-  let result: ToolEnd;
+  let result: Awaited<typeof process>;
   try {
-    const stalled = neverUnless(process.child.pid, stallMs, what, ended.signal);
-    const first = Promise.race([process.ended, stalled]);
+    const stalled = neverUnless(process.pid, stallMs, what, ended.signal);
+    const first = Promise.race([process, stalled]);
     result = await bounded(first, { signal, timeoutMs, what, code: 'image-tool-failed' });
   } catch (error) {
-    await endTool(process);
+    process.kill('SIGKILL');
+    await bounded(process, { timeoutMs: DEATH_MS, what }).catch(() => {
+      process.unref();
+      process.stdout.destroy();
+      process.stderr.destroy();
+    });
     throw error;
   } finally {
     ended.abort();
   }
-  const { exitCode, signal: endedBy, stdout, stderr } = result;
+  const { exitCode, stdout } = result;
   // What qcow2 cannot write when it closes it only prints, and the exit code stays good (m: rebase, 7.2).
-  const unwritten = UNWRITTEN.exec(stderr)?.[0];
-  const isGood = exitCode !== null && goodExitCodes.includes(exitCode);
+  const unwritten = UNWRITTEN.exec(result.stderr)?.[0];
+  const isGood = exitCode !== undefined && goodExitCodes.includes(exitCode);
   if (isGood && unwritten === undefined) return { exitCode, stdout };
-  throw new QmpvaultError('image-tool-failed', `${what} failed: ${result.reason}`, {
-    details: { args, exitCode, signal: endedBy, stderr },
-    cause: systemError(result.reason),
+  const reason = result.stderr.trim() || result.shortMessage || 'no reason given';
+  throw new QmpvaultError('image-tool-failed', `${what} failed: ${reason}`, {
+    details: { args, exitCode: exitCode ?? null, signal: result.signal ?? null, stderr: result.stderr },
+    cause: systemError(reason),
   });
 }
 
