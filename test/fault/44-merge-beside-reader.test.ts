@@ -1,7 +1,7 @@
 /** Row 44: points are merged while a restore reads them, and restored while they are merged. */
 
 import { execFileSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
@@ -12,6 +12,7 @@ import { type QemuTools, qemuTools } from '../../src/image/tools.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
 import { type DeleteRequest, deletePoint } from '../../src/upkeep/delete.ts';
 import { HandMadeVault } from '../helpers/hand-made-vault.ts';
+import { areSame } from '../helpers/images.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
 import { assertAllPoints, upkeepEngine } from '../helpers/upkeep.ts';
 
@@ -62,7 +63,7 @@ async function restoreRight(t: Test, made: HandMadeVault, tools: QemuTools): Pro
     format: 'raw',
     target,
   });
-  for (const { disk, path } of restored) t.ok(readFileSync(path).equals(made.truth('p3', disk)), disk);
+  for (const { disk, path } of restored) t.ok(areSame(path, made.truthFile('p3', disk)), disk);
 }
 
 /** Its first copy says that it is there, and waits until it may go on. */

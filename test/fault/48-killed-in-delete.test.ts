@@ -1,5 +1,5 @@
 /** Row 48: the engine is killed at every step of every kind of delete, and in the middle of qemu-img's own work. */
-import { chmodSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import t, { type Test } from 'tap';
@@ -12,6 +12,7 @@ import type { Descendants } from '../../src/upkeep/delete-plan.ts';
 import type { Vault } from '../../src/vault/vault.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { HandMadeVault, type Write } from '../helpers/hand-made-vault.ts';
+import { areSame } from '../helpers/images.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
 import { assertAllPoints, copyVault, type VaultCopy } from '../helpers/upkeep.ts';
@@ -133,8 +134,9 @@ async function run({ dir, vault }: VaultCopy, bin: string, point: string, wish: 
 /** Nothing was finished yet, and each point that is listed is restored as it was. */
 async function assertReadable(t: Test, made: HandMadeVault, vault: Vault): Promise<void> {
   const { points } = await vault.vm('web1').points();
+  const dir = tempDir(t);
   for (const { id } of points) {
-    const target = { dir: tempDir(t) };
+    const target = { dir: join(dir, id) };
     const { restored } = await restorePoint(qemuTools(), vault, {
       vm: web1,
       point: id,
@@ -142,7 +144,7 @@ async function assertReadable(t: Test, made: HandMadeVault, vault: Vault): Promi
       format: 'raw',
     });
     for (const { disk, path } of restored) {
-      t.ok(readFileSync(path).equals(made.truth(id, disk)), `${disk} of ${id} is restored`);
+      t.ok(areSame(path, made.truthFile(id, disk)), `${disk} of ${id} is restored`);
     }
   }
 }

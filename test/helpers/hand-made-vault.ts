@@ -1,5 +1,5 @@
 /** Vaults with real chains of images, made without a VM: what is in them is known byte by byte. */
-import { readFileSync, statSync } from 'node:fs';
+import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import type { DiskName, VmName } from '../../src/base/ids.ts';
@@ -32,11 +32,14 @@ export class HandMadeVault {
   readonly dir: string;
   readonly memory: VaultMemory;
   readonly vault: Vault;
-  readonly #truths = new Map<string, Buffer>();
+  readonly #truthDir: string;
+  /** All that made a disk what it is at a point. */
+  readonly #writes = new Map<string, readonly Write[]>();
   #minutes = 0;
 
-  private constructor(dir: string, memory: VaultMemory, vault: Vault) {
+  private constructor(dir: string, truthDir: string, memory: VaultMemory, vault: Vault) {
     this.dir = dir;
+    this.#truthDir = truthDir;
     this.memory = memory;
     this.vault = vault;
   }
@@ -44,7 +47,7 @@ export class HandMadeVault {
   static async create(t: Teardown): Promise<HandMadeVault> {
     const dir = tempDir(t);
     const memory = new VaultMemory(join(dir, 'state'));
-    return new HandMadeVault(dir, memory, await initVault(join(dir, 'vault'), { memory }));
+    return new HandMadeVault(dir, tempDir(t), memory, await initVault(join(dir, 'vault'), { memory }));
   }
 
   /** A full, then two increments: `p1`, `p2`, `p3` of web1 with the disks vda and vdb, 4 MiB each. */
@@ -78,10 +81,11 @@ export class HandMadeVault {
       await createImage(tools, { path, format: 'qcow2', sizeBytes: size, ...(backing && { backing }) });
       await writeInto(path, toWrite);
       await staging.hold(file);
-      this.#truths.set(
-        `${name}/${id}/${disk}`,
-        this.#apply(parent && this.#truths.get(`${name}/${parent.id}/${disk}`), size, toWrite),
-      );
+      const before = parent && this.#writes.get(`${name}/${parent.id}/${disk}`);
+      const all = [...(before ?? []), ...toWrite];
+      this.#writes.set(`${name}/${id}/${disk}`, all);
+      mkdirSync(join(this.#truthDir, name, id), { recursive: true });
+      writeRaw(this.truthFile(id, disk, name), size, all);
       disks.push(
         diskOf({
           name: disk as DiskName,
@@ -106,24 +110,27 @@ export class HandMadeVault {
 
   /** What a disk held at a point. */
   truth(id: string, disk: string, vm = 'web1'): Buffer {
-    const truth = this.#truths.get(`${vm}/${id}/${disk}`);
-    if (truth === undefined) throw new Error(`no point ${id} with a disk ${disk} was made`);
-    return truth;
+    return readFileSync(this.truthFile(id, disk, vm));
+  }
+
+  /** The same as a file: with large buffers at hand a process takes long to start others. */
+  truthFile(id: string, disk: string, vm = 'web1'): string {
+    return join(this.#truthDir, vm, id, disk);
   }
 
   file(id: string, disk: string, vm = 'web1'): string {
     return join(this.vault.path, vm, id, `${disk}.qcow2`);
   }
+}
 
-  #apply(before: Buffer | undefined, sizeBytes: number, writes: readonly Write[]): Buffer {
-    const after = Buffer.alloc(sizeBytes);
-    before?.copy(after);
-    for (const [pattern, offset, length] of writes) {
-      if (typeof pattern === 'string') readFileSync(pattern).copy(after, offset, 0, length);
-      else after.fill(pattern, offset, offset + length);
-    }
-    return after;
+function writeRaw(path: string, sizeBytes: number, writes: readonly Write[]): void {
+  const file = openSync(path, 'w');
+  for (const [pattern, offset, length] of writes) {
+    const bytes = typeof pattern === 'string' ? readFileSync(pattern) : Buffer.alloc(length, pattern);
+    writeSync(file, bytes, 0, length, offset);
   }
+  ftruncateSync(file, sizeBytes);
+  closeSync(file);
 }
 
 async function writeInto(path: string, writes: readonly Write[]): Promise<void> {

@@ -4,7 +4,6 @@ import {
   existsSync,
   mkdirSync,
   readdirSync,
-  readFileSync,
   rmSync,
   statSync,
   unlinkSync,
@@ -18,6 +17,7 @@ import { EXIT } from '../../src/base/errors.ts';
 import { MiB } from '../../src/base/units.ts';
 import { MAIN, runCli, startCli } from '../helpers/command-line.ts';
 import { HandMadeVault } from '../helpers/hand-made-vault.ts';
+import { areSame } from '../helpers/images.ts';
 import { stuckQemuImg } from '../helpers/stuck-qemu-img.ts';
 import { processesIn, type Teardown, tempDir } from '../helpers/temp-dir.ts';
 
@@ -148,7 +148,7 @@ t.test('restore brings disks back, and says where they are', async (t) => {
   );
   t.match(text, { exitCode: EXIT.done, stderr: '' });
   t.match(text.stdout, target);
-  t.ok(readFileSync(target).equals(pristine.truth('p2', 'vdb')));
+  t.ok(areSame(target, pristine.truthFile('p2', 'vdb')));
 });
 
 const RELINK = ['rebase', '-u', '-f', 'qcow2', '-b', '/etc/shadow', '-F', 'raw'];

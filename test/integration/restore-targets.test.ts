@@ -20,6 +20,7 @@ import { restorePoint } from '../../src/restore/restore.ts';
 import type { RestoreRequest, RestoreTarget } from '../../src/restore/restore-plan.ts';
 import { asRoot } from '../helpers/as-root.ts';
 import { contentsOf, HandMadeVault } from '../helpers/hand-made-vault.ts';
+import { areSame } from '../helpers/images.ts';
 import { loopDevice } from '../helpers/loop-device.ts';
 import { smallTmpfs } from '../helpers/small-tmpfs.ts';
 import { stuckQemuImg } from '../helpers/stuck-qemu-img.ts';
@@ -122,7 +123,7 @@ t.test('places that are no target', async (t) => {
   t.same(readdirSync(dir).toSorted(), ['dangling', 'file', 'to-the-vault']);
   t.same(readdirSync(made.vault.path).toSorted(), ['vault.json', 'web1']);
   await restorePoint(tools, made.vault, ask(onto({ vda: join(dir, 'dangling') }), { force: true }));
-  t.ok(readFileSync(join(dir, 'dangling')).equals(made.truth('p3', 'vda')), 'replaced by the file');
+  t.ok(areSame(join(dir, 'dangling'), made.truthFile('p3', 'vda')), 'replaced by the file');
 });
 
 t.test('an image that a QEMU has open is not replaced under it', async (t) => {
@@ -138,7 +139,7 @@ t.test('an image that a QEMU has open is not replaced under it', async (t) => {
   user.stdin.end('quit\n');
   await ended;
   await restorePoint(tools, made.vault, request);
-  t.ok(readFileSync(target).equals(made.truth('p3', 'vda')));
+  t.ok(areSame(target, made.truthFile('p3', 'vda')));
 });
 
 t.test('a block device holds the disk and nothing of what it held before', async (t) => {
@@ -151,7 +152,7 @@ t.test('a block device holds the disk and nothing of what it held before', async
   );
   t.same(restored, [{ disk: 'vdb', path: device, virtualSizeBytes: 4 * MiB }]);
   t.same(warnings, []);
-  t.ok(readFileSync(device).equals(made.truth('p3', 'vdb')));
+  t.ok(areSame(device, made.truthFile('p3', 'vdb')));
 });
 
 t.test('a larger block device is taken, with a warning', async (t) => {

@@ -22,6 +22,7 @@ import type { Change, Move } from '../../src/vault/change.ts';
 import { openVault } from '../../src/vault/vault.ts';
 import { qemuBin } from '../../vm-fixtures/guestless.ts';
 import { contentsOf, HandMadeVault } from '../helpers/hand-made-vault.ts';
+import { areSame } from '../helpers/images.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { readOnlyView } from '../helpers/read-only-view.ts';
 import { tempDir } from '../helpers/temp-dir.ts';
@@ -108,7 +109,7 @@ t.test('a disk that grew has its size of that moment', async (t) => {
     const target = join(made.dir, point);
     await restorePoint(tools, made.vault, ask(onto({ vda: target }), { point, format: 'raw' }));
     t.equal(statSync(target).size, sizeBytes);
-    t.ok(readFileSync(target).equals(made.truth(point, 'vda')));
+    t.ok(areSame(target, made.truthFile(point, 'vda')));
   }
 });
 
@@ -121,7 +122,7 @@ t.test('single disks go to the files that are named, private to who restored the
     ask(onto({ vdb: target }), { point: 'p2', format: 'raw' }),
   );
   t.same(restored, [{ disk: 'vdb', path: target, virtualSizeBytes: 4 * MiB }]);
-  t.ok(readFileSync(target).equals(made.truth('p2', 'vdb')));
+  t.ok(areSame(target, made.truthFile('p2', 'vdb')));
   t.equal(statSync(target).mode & 0o777, 0o600);
   t.same(readdirSync(made.dir).toSorted(), ['json:{"driver": "x"}, nbd:y', 'state', 'vault']);
 });
@@ -149,7 +150,7 @@ t.test('a link is followed to the file that it names', async (t) => {
   const request = ask(onto({ vda: join(made.dir, 'link') }), { format: 'raw' });
   await t.rejects(restorePoint(tools, made.vault, request), { code: 'target-exists' });
   await restorePoint(tools, made.vault, { ...request, force: true });
-  t.ok(readFileSync(join(made.dir, 'behind')).equals(made.truth('p3', 'vda')));
+  t.ok(areSame(join(made.dir, 'behind'), made.truthFile('p3', 'vda')));
 });
 
 t.test('progress is told for every disk, up to its end', async (t) => {
@@ -171,7 +172,7 @@ t.test('a vault that is mounted read-only restores', async (t) => {
   const vault = await openVault(readOnlyView(t, made.vault.path), { memory: made.memory });
   const target = join(made.dir, 'vda.raw');
   await restorePoint(tools, vault, ask(onto({ vda: target }), { format: 'raw' }));
-  t.ok(readFileSync(target).equals(made.truth('p3', 'vda')));
+  t.ok(areSame(target, made.truthFile('p3', 'vda')));
 });
 
 t.test('what does not exist is named', async (t) => {
@@ -195,7 +196,7 @@ t.test("'latest' passes over a point that cannot be read, and says so", async (t
   writeFileSync(join(made.vault.path, 'web1', 'p3', 'manifest.json'), '{}');
   const target = join(tempDir(t), 'vda.raw');
   const { warnings } = await restorePoint(tools, made.vault, ask(onto({ vda: target }), { format: 'raw' }));
-  t.ok(readFileSync(target).equals(made.truth('p2', 'vda')));
+  t.ok(areSame(target, made.truthFile('p2', 'vda')));
   t.equal(warnings.length, 1);
   t.match(warnings[0], /p3/);
 });
@@ -224,8 +225,8 @@ t.test('a change that a killed process left open keeps nobody from restoring', a
     for (const id of ['p1', 'p3']) {
       const target = onto({ vda: join(made.dir, 'a'), vdb: join(made.dir, 'b') });
       await restorePoint(tools, made.vault, ask(target, { point: id, format: 'raw', force: true }));
-      t.ok(readFileSync(join(made.dir, 'a')).equals(made.truth(id, 'vda')), `vda of ${id} ${what}`);
-      t.ok(readFileSync(join(made.dir, 'b')).equals(made.truth(id, 'vdb')), `vdb of ${id} ${what}`);
+      t.ok(areSame(join(made.dir, 'a'), made.truthFile(id, 'vda')), `vda of ${id} ${what}`);
+      t.ok(areSame(join(made.dir, 'b'), made.truthFile(id, 'vdb')), `vdb of ${id} ${what}`);
     }
   };
   writeFileSync(join(path, 'journal.json'), JSON.stringify(change));
