@@ -53,6 +53,7 @@ const SILENT: Readonly<Record<string, unknown>> = {
   breakLease: false,
   force: false,
   keep: null,
+  cache: true,
 };
 
 export interface RemoteControl {

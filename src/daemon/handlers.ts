@@ -102,8 +102,8 @@ export function handlers(site: MethodsSite): Handlers<typeof METHODS> {
     'run.log': async ({ runId, offset, maxBytes = LOG_BYTES }) =>
       readLines(site.logOf(runs.get(runId).id), offset, maxBytes),
 
-    'point.list': ({ vm, vault }, { signal }) =>
-      vaults.ask(vaultOf(vm === undefined ? null : known(vm), vault), 'list', { vm }, { signal }),
+    'point.list': ({ vm, vault, cache }, { signal }) =>
+      vaults.ask(vaultOf(vm === undefined ? null : known(vm), vault), 'list', { vm, cache }, { signal }),
     'point.get': ({ vm, point, vault }, { signal }) =>
       vaults.ask(vaultOf(known(vm), vault), 'show', { vm, point }, { signal }),
     'point.protect': ({ vm, point, protect, vault }, { signal }) =>

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import type { Engine } from '../backup/engine.ts';
+import type { Clock } from '../base/clock.ts';
 import { codeOf } from '../base/errors.ts';
 import type { DiskName } from '../base/ids.ts';
 import { diskPathsParam, selectorParam } from '../rpc/params.ts';
@@ -34,6 +35,8 @@ export interface OperationContext {
   readonly engine: Engine;
   /** Which vault is known where; default: by its folder. */
   readonly memory?: VaultOptions['memory'] | undefined;
+  /** Default: the system's. */
+  readonly clock?: Clock | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
   /** Of one that lasts until it is cancelled: what it will answer, as soon as it is at work. */

@@ -7,6 +7,7 @@ import { z } from 'zod';
 import type { ErrorCode } from '../base/errors.ts';
 import {
   bootParam,
+  cacheParam,
   descendantsParam,
   diskPathsParam,
   formatParam,
@@ -292,7 +293,7 @@ export const METHODS = {
 
   'point.list': {
     summary: 'The restore points of a VM, or of all, oldest first',
-    params: z.strictObject({ vm: vmParam.optional(), vault }),
+    params: z.strictObject({ vm: vmParam.optional(), vault, cache: cacheParam }),
     result: listResult,
     errors: ofVault,
   },

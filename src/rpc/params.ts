@@ -67,6 +67,9 @@ export const bootParam = z.strictObject({
 export const keepParam = z.partialRecord(z.enum(RULES), z.int().positive()).meta({
   description: 'how many points each rule keeps',
 });
+export const cacheParam = z.boolean().default(true).meta({
+  description: 'false: every manifest is read, also those that have not changed since they were listed last',
+});
 export const formatParam = z.enum(['qcow2', 'raw']).meta({ description: 'of what is written' });
 export const descendantsParam = z.enum(['refuse', 'keep', 'delete']).meta({
   description:

@@ -2,7 +2,7 @@
 import type { Dirent } from 'node:fs';
 import { join } from 'node:path';
 import { QmpvaultError } from '../base/errors.ts';
-import { inOrder } from './chain.ts';
+import { type ChainPoint, inOrder } from './chain.ts';
 import type { Change } from './change.ts';
 import { ioError } from './io-error.ts';
 import { MANIFEST_FILE } from './layout.ts';
@@ -18,33 +18,39 @@ export interface BrokenPoint {
   readonly error: QmpvaultError;
 }
 
-export interface PointListing {
+export interface PointListing<P extends ChainPoint = Manifest> {
   /** Oldest first. */
-  readonly points: Manifest[];
+  readonly points: P[];
   /** They exist, and others may need them. */
   readonly broken: BrokenPoint[];
   /** No points any more, but files of theirs may still be under others, until the open change is finished. */
-  readonly going: Manifest[];
+  readonly going: P[];
   /** The change that is open. */
   readonly change: Change | null;
 }
 
+/** What is wanted of a point. @param path its manifest's @throws when that cannot be read */
+export type ReadPoint<P> = (path: string, id: string) => Promise<P>;
+
 /** @param entries of the VM's folder, those that are points by their name */
-export async function readPoints(
+export async function readPoints<P extends ChainPoint>(
   folder: string,
   entries: readonly Dirent[],
   change: Change | null,
-): Promise<PointListing> {
-  const found: Manifest[] = [];
+  read: ReadPoint<P>,
+): Promise<PointListing<P>> {
+  const found: P[] = [];
   const broken: BrokenPoint[] = [];
   const waiting = entries.values();
   const readSome = async () => {
     for (const entry of waiting) {
       const id = entry.name;
+      const path = join(folder, id, MANIFEST_FILE);
       try {
-        found.push(await readManifest(folder, entry));
+        refuseLink(entry, join(folder, id));
+        found.push(await read(path, id));
       } catch (error) {
-        broken.push({ id, error: ioError(error, 'reading', join(folder, id, MANIFEST_FILE)) });
+        broken.push({ id, error: ioError(error, 'reading', path) });
       }
     }
   };
@@ -60,18 +66,7 @@ export async function readPoints(
 }
 
 /** @throws manifest-invalid, vault-format, vault-unreadable */
-async function readManifest(folder: string, entry: Dirent): Promise<Manifest> {
-  const id = entry.name;
-  const path = join(folder, id, MANIFEST_FILE);
-  if (!entry.isDirectory()) {
-    throw new QmpvaultError(
-      'link-refused',
-      `${join(folder, id)} is no folder: what it leads to is not looked at`,
-      {
-        details: { path: join(folder, id) },
-      },
-    );
-  }
+export async function readManifest(path: string, id: string): Promise<Manifest> {
   const text = await readText(path);
   if (text === undefined) {
     throw new QmpvaultError('manifest-invalid', `${path} is missing`, { details: { path } });
@@ -80,5 +75,12 @@ async function readManifest(folder: string, entry: Dirent): Promise<Manifest> {
   if (manifest.id === id) return manifest;
   throw new QmpvaultError('manifest-invalid', `${path} is the manifest of another point, ${manifest.id}`, {
     details: { path, id: manifest.id },
+  });
+}
+
+function refuseLink(entry: Dirent, path: string): void {
+  if (entry.isDirectory()) return;
+  throw new QmpvaultError('link-refused', `${path} is no folder: what it leads to is not looked at`, {
+    details: { path },
   });
 }

@@ -6,6 +6,7 @@ import * as fs from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { QmpvaultError } from '../base/errors.ts';
 import { type DiskName, type PointId, pointId, type VmName } from '../base/ids.ts';
+import type { ChainPoint } from './chain.ts';
 import { type Change, parseChange } from './change.ts';
 import { removeDurably, sweepTemporaries, syncFolder, writeFileDurably } from './durable.ts';
 import { addHold, type Hold, heldPoints, readHolds, refuseHeld, releaseHold } from './holds.ts';
@@ -24,7 +25,7 @@ import {
 } from './layout.ts';
 import { acquireLease, isJournalOpen, type Lease, type LeaseOptions, leaseHolder } from './lease.ts';
 import { formatManifest, type Manifest } from './manifest.ts';
-import { type BrokenPoint, type PointListing, readPoints } from './points.ts';
+import { type BrokenPoint, type PointListing, type ReadPoint, readManifest, readPoints } from './points.ts';
 import { readText } from './read-text.ts';
 import { type Reader, registerReader, sweepReaders, type WaitOptions, waitForReaders } from './readers.ts';
 import { finishRemovals, isRetired, removePoint } from './removal.ts';
@@ -85,7 +86,12 @@ export class VmFolder {
    * means that there are none: a vault that went away is an error.
    * @throws vault-away, vault-unreadable
    */
-  async points(): Promise<PointListing> {
+  points(): Promise<PointListing> {
+    return this.pointsBy(readManifest);
+  }
+
+  /** The same, where somebody wants less of each than its manifest. @throws vault-away, vault-unreadable */
+  async pointsBy<P extends ChainPoint>(read: ReadPoint<P>): Promise<PointListing<P>> {
     const entries = (await this.#list()) ?? [];
     const candidates = entries.filter(
       (entry) => !entry.isFile() && isCandidate(entry.name) && !OWN_FOLDERS.has(entry.name),
@@ -93,7 +99,7 @@ export class VmFolder {
     if (candidates.length === 0) await this.#vault.assertPresent();
     const isChanging = entries.some(({ name }) => name === JOURNAL_FILE);
     const { change, unreadable } = isChanging ? await this.#tryReadChange() : NO_CHANGE;
-    const listing = await readPoints(this.path, candidates, change);
+    const listing = await readPoints(this.path, candidates, change, read);
     return { ...listing, broken: [...listing.broken, ...unreadable] };
   }
 

@@ -10,8 +10,14 @@ export function addList(program: Command, shell: Shell): void {
     .description('list the restore points of a VM, or of all')
     .addArgument(vmArgument('[vm]'))
     .addOption(vaultOption())
-    .action(async (vm: VmName | undefined, _options: unknown, command: Command) => {
-      const found = await shell.perform(command, 'list', { vm }, { doing: 'the list of restore points' });
+    .option('--no-cache', 'read every manifest, also those that have not changed since they were listed last')
+    .action(async (vm: VmName | undefined, { cache }: { cache: boolean }, command: Command) => {
+      const found = await shell.perform(
+        command,
+        'list',
+        { vm, cache },
+        { doing: 'the list of restore points' },
+      );
       await shell.output.result({
         json: found,
         text: () => pointTable(found.points, vm === undefined),
