@@ -61,10 +61,10 @@ export class ListMemo {
 
   /** @throws what `readPoint` throws */
   readonly read: ReadPoint<PointJson> = async (path, id) => {
-    const now = await stat(path, { bigint: true }).catch(() => null);
+    const found = await stat(path, { bigint: true }).catch(() => null);
     const known = await this.#known;
-    if (now === null) return this.#readPoint(path, id);
-    const { ino, size, mtimeNs, ctimeNs } = now;
+    if (found === null) return this.#readPoint(path, id);
+    const { ino, size, mtimeNs, ctimeNs } = found;
     const seen = `${ino} ${size} ${mtimeNs} ${ctimeNs}`;
     const key = path.slice(this.#vault.path.length);
     const entry = known.get(key);
@@ -110,7 +110,7 @@ export class ListMemo {
     }
   }
 
-  /** Nobody but us wrote this, as it is, with the shape that this version has. */
+  /** That it is whole, and of the shape that this version gives it. */
   #seal(body: string | Buffer): string {
     return `${this.#engine.version} ${hash('sha256', body)}`;
   }

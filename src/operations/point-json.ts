@@ -1,4 +1,7 @@
-/** A restore point as scripts get it. A fixed shape, whatever else the manifest comes to hold. */
+/**
+ * A restore point as scripts get it. A fixed shape, whatever else the manifest comes to hold: another one needs another
+ * version of qmpvault, by which list-memo.ts knows it.
+ */
 import type { Manifest } from '../vault/manifest.ts';
 
 export type PointJson = ReturnType<typeof pointJson>;
