@@ -386,7 +386,13 @@ t.test('the command line says the same through the daemon as without', async (t)
   const backup = await remote('backup', 'vm1');
   t.match(JSON.parse(backup.stdout), { point: { kind: 'full', how: 'first' }, warnings: [] });
   t.equal(backup.exitCode, 0);
-  for (const args of [['list'], ['list', 'vm1'], ['show', 'vm1', 'latest'], ['chain', 'vm1']]) {
+  for (const args of [
+    ['list'],
+    ['list', '--no-cache'],
+    ['list', 'vm1'],
+    ['show', 'vm1', 'latest'],
+    ['chain', 'vm1'],
+  ]) {
     const [there, here] = [await remote(...args), await local(...args)];
     t.strictSame(JSON.parse(there.stdout), JSON.parse(here.stdout), args.join(' '));
   }
