@@ -5,7 +5,7 @@ import { NODE_FLAGS } from '../../src/base/node-flags.ts';
 
 export const PACKAGED = [
   ...NODE_FLAGS,
-  fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url)),
+  fileURLToPath(new URL('../../dist/qmpvault.js', import.meta.url)),
 ] as const;
 
 export function packagedEnv({ dir }: { readonly dir: string }): { NODE_COMPILE_CACHE: string } {

@@ -7,9 +7,10 @@ import { MiB } from '../../src/base/units.ts';
 import { describe, isAlive } from '../../src/image/process-id.ts';
 import { type FixtureVm, qemuBin } from '../../vm-fixtures/guestless.ts';
 import { type BackedUpVm, backedUpVm } from '../helpers/backed-up-vm.ts';
-import { MAIN, siteEnv } from '../helpers/cli.ts';
+import { siteEnv } from '../helpers/cli.ts';
 import { backUpWithTruth, expectClean, expectTruth, writerPid } from '../helpers/engine.ts';
 import { expectUnharmed, GuestWriter } from '../helpers/guest-writer.ts';
+import { QMPVAULT } from '../helpers/programs.ts';
 import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { signalIfThere } from '../helpers/temp-dir.ts';
 
@@ -60,7 +61,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
 
     await t.test('stdout and stderr that nobody reads', async (t) => {
       const env = { ...process.env, ...siteEnv(site) };
-      const engine = spawn(process.execPath, [MAIN, ...backup, '--json'], { env });
+      const engine = spawn(process.execPath, [QMPVAULT, ...backup, '--json'], { env });
       t.teardown(() => engine.kill('SIGKILL'));
       engine.stdout.destroy();
       engine.stderr.destroy();
@@ -74,7 +75,7 @@ for (const qemu of qemuVersions(['7.2', '11.1'])) {
 
 /** A backup at a terminal of its own; returns when its copies are under way. */
 async function onTerminal(t: Test, { vm, site }: BackedUpVm, args: readonly string[]) {
-  const command = [process.execPath, MAIN, ...args].map((arg) => `'${arg}'`).join(' ');
+  const command = [process.execPath, QMPVAULT, ...args].map((arg) => `'${arg}'`).join(' ');
   const terminal = spawn('script', ['--quiet', '--return', '--command', command, '/dev/null'], {
     env: { ...process.env, ...siteEnv(site) },
     stdio: ['pipe', 'ignore', 'ignore'],

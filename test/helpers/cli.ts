@@ -1,9 +1,7 @@
 /** The command line as a process of its own: what a test kills, stops or interrupts. */
-import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import type { TestSite } from './engine.ts';
-
-export const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
+import { QMPVAULT } from './programs.ts';
 
 /** `qmpvault ARGS --json`, with the site's folders; a failing exit code is no exception. */
 export function cli(
@@ -12,7 +10,7 @@ export function cli(
   env: Record<string, string> = {},
   { cwd }: { cwd?: string } = {},
 ) {
-  return execa(process.execPath, [MAIN, ...args, '--json'], {
+  return execa(process.execPath, [QMPVAULT, ...args, '--json'], {
     reject: false,
     stdin: 'ignore',
     ...(cwd !== undefined && { cwd }),

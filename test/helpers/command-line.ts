@@ -1,10 +1,10 @@
 /** The command line inside the test's own process, and as a process without any engine around it. */
 import { EventEmitter } from 'node:events';
 import { PassThrough } from 'node:stream';
-import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { silent } from '../../src/base/log.ts';
 import { main } from '../../src/cli/program.ts';
+import { QMPVAULT } from './programs.ts';
 
 export interface CliResult {
   readonly code: number;
@@ -27,11 +27,9 @@ export async function runCli(argv: readonly string[], env: NodeJS.ProcessEnv = {
   return { code, stdout: `${stdout.read() ?? ''}`, stderr: `${stderr.read() ?? ''}` };
 }
 
-export const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
-
 /** Starts the command as its users do; a failing exit code is no exception. */
 export function startCli(argv: readonly string[], env: Record<string, string> = {}) {
-  return execa(process.execPath, [MAIN, ...argv], {
+  return execa(process.execPath, [QMPVAULT, ...argv], {
     reject: false,
     stdin: 'ignore',
     stripFinalNewline: false,

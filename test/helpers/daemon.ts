@@ -9,7 +9,7 @@ import { codeOf } from '../../src/base/errors.ts';
 import { RpcClient } from '../../src/rpc/client.ts';
 import type { MethodParams } from '../../src/rpc/methods.ts';
 import type { Run } from '../../src/rpc/run.ts';
-import { MAIN } from './command-line.ts';
+import { QMPVAULT } from './programs.ts';
 import type { Teardown } from './temp-dir.ts';
 
 /** What of a test's site the daemon is told. */
@@ -52,7 +52,7 @@ export function writeConfig(site: DaemonSite, config: object = {}): string {
 export function spawnDaemon(
   t: Teardown,
   site: DaemonSite,
-  { config, env, args = [], program = [MAIN] }: DaemonWishes = {},
+  { config, env, args = [], program = [QMPVAULT] }: DaemonWishes = {},
 ) {
   const configFile = writeConfig(site, config);
   const process_ = execa(process.execPath, [...program, 'serve', '--config', configFile, ...args], {

@@ -8,13 +8,11 @@ import { once } from 'node:events';
 import { copyFile, readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import type { FixtureVm } from '../../vm-fixtures/guestless.ts';
 import { type DaemonWishes, startDaemon, type TestDaemon } from './daemon.ts';
+import { NASBACKUP } from './programs.ts';
 import { type Teardown, tempDir } from './temp-dir.ts';
-
-const SCRIPT = fileURLToPath(new URL('../../scripts/nasbackup', import.meta.url));
 
 /** Where the NAS is, as a backup repository of the orchestrator names it. */
 export interface Nas {
@@ -81,7 +79,7 @@ export class Orchestrator {
     args: readonly string[],
     env: Record<string, string> = {},
   ): ChildProcess & { result: Promise<Outcome> } {
-    const [program = SCRIPT, ...words] = [...this.#through, SCRIPT, ...args];
+    const [program = NASBACKUP, ...words] = [...this.#through, NASBACKUP, ...args];
     const child = spawn(program, words, {
       stdio: ['pipe', 'pipe', 'pipe'],
       env: { ...process.env, ...this.env, ...env },

@@ -3,18 +3,18 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import t, { type Test } from 'tap';
 import { HandMadeVault } from '../helpers/hand-made-vault.ts';
+import { QMPVAULT } from '../helpers/programs.ts';
 import { assertAllPoints } from '../helpers/upkeep.ts';
 
 async function site(t: Test) {
   const made = await HandMadeVault.withChain(t);
-  const main = join(import.meta.dirname, '../../src/cli/main.ts');
   const env = {
     QMPVAULT_STATE_DIR: join(made.dir, 'state'),
     QMPVAULT_RUNTIME_DIR: join(made.dir, 'run'),
     QMPVAULT_SCRATCH_DIR: join(made.dir, 'scratch'),
   };
   const cli = async (command: string, ...args: string[]) => {
-    const all = [main, command, ...args, '--vault', made.vault.path];
+    const all = [QMPVAULT, command, ...args, '--vault', made.vault.path];
     const { exitCode, stdout, stderr } = await execa(process.execPath, all, { env, reject: false });
     return { exitCode, stdout, stderr, json: () => JSON.parse(stdout) };
   };

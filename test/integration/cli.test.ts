@@ -15,9 +15,10 @@ import t from 'tap';
 import { until } from '../../src/base/deadline.ts';
 import { EXIT } from '../../src/base/errors.ts';
 import { MiB } from '../../src/base/units.ts';
-import { MAIN, runCli, startCli } from '../helpers/command-line.ts';
+import { runCli, startCli } from '../helpers/command-line.ts';
 import { HandMadeVault } from '../helpers/hand-made-vault.ts';
 import { areSame } from '../helpers/images.ts';
+import { QMPVAULT } from '../helpers/programs.ts';
 import { stuckQemuImg } from '../helpers/stuck-qemu-img.ts';
 import { processesIn, type Teardown, tempDir } from '../helpers/temp-dir.ts';
 
@@ -229,7 +230,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 
 t.test('a reader that goes away is no failure', async (t) => {
   const { vault, env } = site(t);
-  const command = `${process.execPath} ${MAIN} list --vault ${vault} | true; echo "\${PIPESTATUS[0]}"`;
+  const command = `${process.execPath} ${QMPVAULT} list --vault ${vault} | true; echo "\${PIPESTATUS[0]}"`;
   const { stdout, stderr } = await execa('bash', ['-c', command], { env });
   t.same({ stdout, stderr }, { stdout: '0', stderr: '' });
 });
@@ -237,7 +238,7 @@ t.test('a reader that goes away is no failure', async (t) => {
 t.test('on a terminal there is a bar for each disk, elsewhere none', async (t) => {
   const { cli, vault, env, dir } = site(t);
   const restore = (to: string) => ['restore', 'web1', '--vault', vault, '--to', join(dir, to)];
-  const command = [process.execPath, MAIN, ...restore('a')].join(' ');
+  const command = [process.execPath, QMPVAULT, ...restore('a')].join(' ');
   const terminal = await execa('script', ['-qec', command, '/dev/null'], { env, stdin: 'ignore' });
   t.match(terminal.stdout, /vda \[.*\] 100% {2}4\.00 MiB of 4\.00 MiB/);
   t.match(terminal.stdout, /vdb \[/);
