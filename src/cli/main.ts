@@ -2,7 +2,10 @@
 import { pino } from 'pino';
 import { systemClock } from '../base/clock.ts';
 import type { LogLevel } from '../base/log.ts';
+import { withMoreThreads } from '../base/node-flags.ts';
 import { main } from './program.ts';
+
+withMoreThreads(process.env);
 
 // Synchronous, so that nothing said is lost at the end.
 const openLog = (level: LogLevel) =>

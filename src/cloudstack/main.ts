@@ -3,6 +3,7 @@ import { mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { pino } from 'pino';
 import { type Log, silent } from '../base/log.ts';
+import { withMoreThreads } from '../base/node-flags.ts';
 import { placesFrom } from '../base/places.ts';
 import { main } from './program.ts';
 
@@ -27,6 +28,7 @@ function openLog(): Log {
   return silent;
 }
 
+withMoreThreads(process.env);
 // A caller that has waited long enough cuts its pipes and goes; an agent's terminal may hang up. The run goes on.
 process.on('SIGHUP', () => {});
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
