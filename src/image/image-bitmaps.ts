@@ -78,15 +78,20 @@ export async function drawPatternImage(
   await open(path, [tools.qemuIo, '-f', 'qcow2', ...writes, resolve(path)]);
 }
 
-/** Adds a bitmap that has just these clusters set: in a new image, the one of whatever that image is a copy of. */
+/**
+ * Adds a bitmap that has just these clusters set: in a new image, the one of whatever that image is a copy of.
+ * @param made when the image is there; the pattern is drawn meanwhile
+ */
 export async function seedImageBitmap(
   tools: QemuTools,
   bitmap: BitmapOf & { sizeBytes: number; granularityBytes: number; pattern: readonly number[] },
+  made: Promise<void>,
 ): Promise<void> {
   const dir = await mkdtemp(join(tmpdir(), 'qmpvault-'));
   try {
     const from = { path: join(dir, 'pattern.qcow2'), name: 'pattern' };
     await drawPatternImage(tools, { ...bitmap, ...from });
+    await made;
     await addImageBitmap(tools, bitmap);
     await mergeImageBitmap(tools, { ...bitmap, from });
   } finally {

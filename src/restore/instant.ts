@@ -97,7 +97,7 @@ async function makeOverlay(
   const path = target.writePath;
   const backing = { link: source, format: 'qcow2' };
   await createImage(tools, { path, format: 'qcow2', sizeBytes: virtualSizeBytes, backing }, { signal });
-  const warnings = await trackFrom(tools, point, disk, path);
+  const warnings = await trackFrom(tools, point, { disk, path });
   await target.sync();
   return warnings;
 }

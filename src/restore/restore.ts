@@ -7,13 +7,14 @@ import { dirname } from 'node:path';
 import { CleanupStack } from '../base/cleanup-stack.ts';
 import { codeOf, errnoOf, errorJson, messageOf, QmpvaultError } from '../base/errors.ts';
 import type { DiskName } from '../base/ids.ts';
+import { MiB } from '../base/units.ts';
 import { convertImage, measureImage } from '../image/qemu-img.ts';
 import type { QemuTools } from '../image/tools.ts';
 import type { Vault } from '../vault/vault.ts';
 import { OpenPoint } from './open-point.ts';
 import { type DiskPlan, planRestore, type RestoreRequest } from './restore-plan.ts';
 import { makeFolder, surveyTarget, Target, type TargetSite, targetError } from './target.ts';
-import { type Need, oversize, refuseTooSmall } from './target-space.ts';
+import { haveRoom, type Need, oversize, refuseTooSmall } from './target-space.ts';
 import { trackFrom } from './tracking.ts';
 
 export interface RestoreProgress {
@@ -37,6 +38,9 @@ export interface RestoreResult {
   }[];
   readonly warnings: readonly string[];
 }
+
+/** 8 bytes of an L2 table and 2 of a refcount for each cluster of 64 KiB, and some. */
+const TABLES_SHARE = 4_096;
 
 /** A disk's plan after everything that it names was looked at. */
 interface Job extends DiskPlan, Need {
@@ -95,11 +99,25 @@ async function prepare(
   const jobs: Job[] = [];
   for (const plan of plans) {
     const site = await surveyTarget(tools, { path: plan.target, force, vaultPath: vault.path });
-    const { requiredBytes } = await measureImage(tools, { path: plan.source, format: 'qcow2' }, { signal });
-    jobs.push({ ...plan, site, requiredBytes });
+    jobs.push({ ...plan, site, requiredBytes: mostBytes(plan) });
   }
-  await refuseTooSmall(jobs);
-  return jobs;
+  // To measure a long chain takes as long as to open it twice; where the most that it can be has room, that is enough.
+  if (await haveRoom(jobs)) return jobs;
+  const measured: Job[] = [];
+  for (const job of jobs) {
+    measured.push({
+      ...job,
+      ...(await measureImage(tools, { path: job.source, format: 'qcow2' }, { signal })),
+    });
+  }
+  await refuseTooSmall(measured);
+  return measured;
+}
+
+/** What a copy takes at most: all that its images hold, and the tables of a qcow2 of its size. */
+function mostBytes({ layers, virtualSizeBytes }: DiskPlan): number {
+  const held = layers.reduce((sum, { storedBytes }) => sum + (storedBytes ?? Number.POSITIVE_INFINITY), 0);
+  return held + virtualSizeBytes / TABLES_SHARE + MiB;
 }
 
 /** @returns warnings */
@@ -133,10 +151,13 @@ async function write(
         tell();
       };
       tell();
-      await copy(tools, job, target, { signal, onProgress: onFraction });
+      const made = copy(tools, job, target, { signal, onProgress: onFraction });
+      // Whoever waits for it is told.
+      made.catch(() => {});
       if (job.format === 'qcow2') {
-        warnings.push(...(await trackFrom(tools, point, job.disk, target.writePath)));
+        warnings.push(...(await trackFrom(tools, point, { disk: job.disk, path: target.writePath, made })));
       }
+      await made;
       await target.sync();
       onFraction(1);
     }

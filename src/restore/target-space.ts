@@ -1,5 +1,6 @@
 /** Whether the targets can take what is to be written, asked before the first byte is. */
 import * as fs from 'node:fs/promises';
+import { codeOf } from '../base/errors.ts';
 import { formatBytes } from '../base/units.ts';
 import type { RestoreFormat } from './restore-plan.ts';
 import { type TargetSite, targetError, unfit } from './target.ts';
@@ -12,7 +13,18 @@ export interface Need {
   readonly requiredBytes: number;
 }
 
-/** @throws target-unfit */
+/** Whether there is surely enough. @throws restore-failed */
+export async function haveRoom(needs: readonly Need[]): Promise<boolean> {
+  return refuseTooSmall(needs).then(
+    () => true,
+    (error) => {
+      if (codeOf(error) === 'target-unfit') return false;
+      throw error;
+    },
+  );
+}
+
+/** @throws target-unfit, restore-failed */
 export async function refuseTooSmall(needs: readonly Need[]): Promise<void> {
   const files = needs.filter((need) => !refuseSmallDevice(need));
   const folders = await Promise.all(

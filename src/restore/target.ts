@@ -103,10 +103,12 @@ export class Target {
     }
   }
 
-  /** @throws sync-failed */
+  /** @throws sync-failed, restore-failed */
   async sync(): Promise<void> {
     const { path } = this.site;
     await this.#handle.sync().catch((error: unknown) => {
+      // On a share only the fsync may tell that it is full.
+      if (['ENOSPC', 'EDQUOT'].includes(errnoOf(error) ?? '')) throw targetError(error, 'restoring to', path);
       throw new QmpvaultError('sync-failed', `fsync of ${path} failed: what was restored may be lost`, {
         details: { path, errno: errnoOf(error) ?? null },
         cause: error,

@@ -9,21 +9,28 @@ import { seedImageBitmap } from '../image/image-bitmaps.ts';
 import type { QemuTools } from '../image/tools.ts';
 import type { Manifest } from '../vault/manifest.ts';
 
-/** @param path of a qcow2 that reads as the disk does at its point @returns a warning; the image is as good without */
+/**
+ * @param path of a qcow2 that reads as the disk does at its point
+ * @param made when it is there; what does not need it is done meanwhile
+ * @returns a warning; the image is as good without @throws what `made` does
+ */
 export async function trackFrom(
   tools: QemuTools,
   point: Manifest,
-  disk: DiskName,
-  path: string,
+  { disk, path, made = Promise.resolve() }: { disk: DiskName; path: string; made?: Promise<void> },
 ): Promise<string[]> {
   const entry = point.disks.find(({ name }) => name === disk);
   // A raw disk had no bitmap while its VM was stopped.
-  if (!entry?.bitmap) return [];
+  if (!entry?.bitmap) {
+    await made;
+    return [];
+  }
   const { bitmap, granularityBytes, virtualSizeBytes: sizeBytes } = entry;
   try {
-    await seedImageBitmap(tools, { ...bitmap, path, granularityBytes, sizeBytes });
+    await seedImageBitmap(tools, { ...bitmap, path, granularityBytes, sizeBytes }, made);
     return [];
   } catch (error) {
+    await made;
     const then = 'so the next backup reads all of it and compares';
     return [`${disk} is restored, but without the bitmap of its point, ${then}: ${messageOf(error)}`];
   }
