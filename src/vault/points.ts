@@ -9,7 +9,7 @@ import { MANIFEST_FILE } from './layout.ts';
 import { type Manifest, parseManifest } from './manifest.ts';
 import { readText } from './read-text.ts';
 
-/** More do not help: Node has four threads for files unless UV_THREADPOOL_SIZE says otherwise. */
+/** As many as there are threads for them (node-flags.ts). */
 const AT_ONCE = 16;
 
 export interface BrokenPoint {
