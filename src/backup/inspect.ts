@@ -50,7 +50,7 @@ export interface InspectRequest {
 
 /** @throws vm-unreachable, vm-busy, vm-uuid, vm-unfit, and what reading the vault throws */
 export async function inspectVm(
-  engine: Pick<Engine, 'stateDir' | 'runtimeDir' | 'scratchDir' | 'tools' | 'log'>,
+  engine: Pick<Engine, 'stateDir' | 'runtimeDir' | 'scratchDir' | 'tools' | 'version' | 'log'>,
   vault: Vault | null,
   request: InspectRequest,
   { signal }: { signal?: AbortSignal | undefined } = {},

@@ -170,14 +170,15 @@ export class Run {
 
   /**
    * The files: closed, synced, checked. An fsync that failed is never repeated, and nobody finishes a run that died
-   * during one: it might have failed.
+   * during one: it might have failed. What keeps them from it is that the writer has been told to end by then.
    */
   async #settle(made: Unpublished): Promise<ManifestDisk[]> {
     const { writer } = this.held;
     const { signal } = this.context.control;
-    await writer?.closeFiles({ signal });
+    await writer?.quit({ signal });
+    await this.context.engine.reachStep('syncing');
     const [, , described] = await all([
-      writer?.finish({ signal }),
+      writer?.ended({ signal }),
       made.staging.sync(),
       describeFiles(this.context, made),
     ]);
@@ -187,7 +188,7 @@ export class Run {
   /** What happened to the VM under the run would make the point wrong, or its bitmaps useless. */
   async #refuseOvertaken(disks: readonly CopiedDisk[]): Promise<void> {
     const { vm } = this.context;
-    const [found] = await all([vm.disks(), vm.refuseWhileMoving()]);
+    const [, found] = await all([vm.refuseWhileMoving(), vm.disks()]);
     const now = new Map(found.disks.map((disk) => [disk.name, disk]));
     for (const { disk } of disks) {
       const same = now.get(disk.name);

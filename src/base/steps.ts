@@ -21,12 +21,13 @@ export const STEPS = {
     'targets',
     'copying',
     'copied',
+    'syncing',
     'synced',
     'publish',
     'published',
   ],
   /** The rest of a backup of a running VM whose engine died in it. */
-  'backup of a dead engine': ['rejoin', 'copying', 'copied', 'synced', 'publish', 'published'],
+  'backup of a dead engine': ['rejoin', 'copying', 'copied', 'syncing', 'synced', 'publish', 'published'],
   /** Of a stopped VM, from its images. */
   'offline backup': [
     'journal',

@@ -215,10 +215,11 @@ export class Writer {
   }
 
   /**
-   * Disconnects whoever is connected, and closes all files. Whether their last tables were written tells `finish`.
-   * @throws writer-failed, cancelled; the process still lives then
+   * Disconnects whoever is connected, closes all files and tells the process to end: when this returns nobody can use it
+   * any more. Whether the files' last tables were written tells `ended`.
+   * @throws writer-failed, cancelled; the process may still live then
    */
-  async closeFiles({ signal, timeoutMs = FINISH_MS }: Bound = {}): Promise<void> {
+  async quit({ signal, timeoutMs = FINISH_MS }: Bound = {}): Promise<void> {
     const all = { signal, timeoutMs };
     await this.stopServing(all);
     const nodes = await this.#run('query-named-block-nodes', { flat: true }, 'list its files', all);
@@ -226,25 +227,30 @@ export class Writer {
       if (!node.startsWith(NODE_PREFIX)) continue;
       await this.#run('blockdev-del', { 'node-name': node }, `close ${node}`, all);
     }
+    await this.#run('quit', {}, 'quit', all);
   }
 
   /**
-   * Closes all files and ends the process. Closing writes a qcow2's last tables; where that fails QEMU only prints it
+   * Waits for its end after `quit`. Closing writes a qcow2's last tables; where that fails QEMU only prints it
    * (qcow2_inactivate), so what it printed is read. It does not tell of a failed fsync here: the caller has a descriptor of
    * its own on every file and syncs that.
    * @throws writer-failed, cancelled; the process may still live then
    */
-  async finish({ signal, timeoutMs = FINISH_MS }: Bound = {}): Promise<void> {
-    const all = { signal, timeoutMs };
-    await this.closeFiles(all);
-    await this.#run('quit', {}, 'quit', all);
+  async ended({ signal, timeoutMs = FINISH_MS }: Bound = {}): Promise<void> {
     await bounded(this.exited, {
-      ...all,
+      signal,
+      timeoutMs,
       what: `the end of the writer (pid ${this.pid})`,
       code: 'writer-failed',
     });
     await this.#client.close();
     await this.#refuseFailedTables();
+  }
+
+  /** Both. @throws writer-failed, cancelled; the process may still live then */
+  async finish(bound: Bound = {}): Promise<void> {
+    await this.quit(bound);
+    await this.ended(bound);
   }
 
   /** Disconnects whoever is connected: a VM that closed its end first would wait for our flush, and its guest with it. */

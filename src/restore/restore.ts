@@ -101,8 +101,10 @@ async function prepare(
     const site = await surveyTarget(tools, { path: plan.target, force, vaultPath: vault.path });
     jobs.push({ ...plan, site, requiredBytes: mostBytes(plan) });
   }
-  // To measure a long chain takes as long as to open it twice; where the most that it can be has room, that is enough.
-  if (await haveRoom(jobs)) return jobs;
+  // To measure a long chain takes as long as to open it twice; where the most that it can be has room, that is enough. Not for
+  // a device, of which nothing comes back: measuring finds tables that cannot be read before anything is written.
+  const isFile = ({ site }: Job) => site.device === null;
+  if (jobs.every(isFile) && (await haveRoom(jobs))) return jobs;
   const measured: Job[] = [];
   for (const job of jobs) {
     measured.push({

@@ -1,7 +1,7 @@
 /** The disks of a VM as its operator knows them, and which of them a backup can take. */
 import { basename, resolve } from 'node:path';
 import { z } from 'zod';
-import type { QmpClient } from '../../qmp/index.ts';
+import { type QmpClient, QmpCommandError } from '../../qmp/index.ts';
 import { type DiskName, diskName } from '../base/ids.ts';
 import type { Bitmap, BlockDevice, BlockGraph, NodeName } from './block-graph.ts';
 
@@ -146,8 +146,9 @@ export async function hasIothread(client: QmpClient, device: string): Promise<bo
 async function property(client: QmpClient, path: string, name: string): Promise<string | null> {
   try {
     return z.coerce.string().parse(await client.execute('qom-get', { path, property: name }));
-  } catch {
+  } catch (error) {
     // A device without this property: not of the kind of bus that is being asked for.
-    return null;
+    if (error instanceof QmpCommandError) return null;
+    throw error;
   }
 }

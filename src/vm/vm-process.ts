@@ -14,7 +14,7 @@ export interface VmProcess {
   readonly gid: number;
   /** Its working directory, to which the relative names of images belong; null where that cannot be seen. */
   readonly directory: string | null;
-  /** Tells the program that it runs from others, also of the same version; null where that cannot be seen. */
+  /** Tells the QEMU that it runs from others, also of the same version; null where that cannot be seen, as behind a proxy. */
   readonly binary: string | null;
 }
 
@@ -27,7 +27,7 @@ export async function vmProcessOf(socket: string): Promise<VmProcess> {
     if (ids === null) continue;
     const [directory, binary] = await Promise.all([
       readlink(`/proc/${pid}/cwd`).catch(() => null),
-      binaryOf(pid).catch(() => null),
+      isQemu(pid) ? binaryOf(pid).catch(() => null) : null,
     ]);
     return { pid, ...ids, directory, binary };
   }
@@ -69,11 +69,13 @@ async function listeners(): Promise<{ inode: string; path: string }[]> {
 /** Those that look like a QEMU first: a host may run thousands of others. */
 function processes(): number[] {
   const pids = readdirSync('/proc').flatMap((name) => (/^\d+$/.test(name) ? [Number(name)] : []));
-  const isQemu = (pid: number) =>
-    /qemu|kvm/.test(unlessGone(() => readFileSync(`/proc/${pid}/comm`, 'utf8')) ?? '');
   const [qemus, others] = [[] as number[], [] as number[]];
   for (const pid of pids) (isQemu(pid) ? qemus : others).push(pid);
   return [...qemus, ...others];
+}
+
+function isQemu(pid: number): boolean {
+  return /qemu|kvm/.test(unlessGone(() => readFileSync(`/proc/${pid}/comm`, 'utf8')) ?? '');
 }
 
 function holdsSocket(pid: number, inodes: ReadonlySet<string>): boolean {

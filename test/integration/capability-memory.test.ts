@@ -8,6 +8,9 @@ import { qemuVersions } from '../helpers/qemu-versions.ts';
 import { qmpProxy } from '../helpers/qmp-proxy.ts';
 import { testVm } from '../helpers/vm.ts';
 
+// The program behind the socket is the proxy in this process, and only what a QEMU can do is remembered.
+process.title = 'qemu-proxy';
+
 for (const qemu of qemuVersions()) {
   t.test(
     `QEMU ${qemu}: its schema is asked for once, and again when what was remembered is no good`,

@@ -1,7 +1,6 @@
 /** The guard against scripted peers: what it sends, when, and how it takes what comes back. */
 import { once } from 'node:events';
 import net from 'node:net';
-import { join } from 'node:path';
 import { execa } from 'execa';
 import t from 'tap';
 import { bounded, until } from '../../src/base/deadline.ts';
@@ -301,17 +300,4 @@ t.test('a guard costs a few dozen milliseconds', async (t) => {
   const took = JSON.parse((await execa(process.execPath, args)).stdout);
   t.comment(took);
   t.ok(took.startedMs < 1_000, 'also on a busy machine');
-});
-
-t.test('the compiled guard finds its compiled entry', async (t) => {
-  const { ours, peer } = await connect(t);
-  const outDir = tempDir(t);
-  const root = new URL('../../', import.meta.url).pathname;
-  const args = ['-p', join(root, 'tsconfig.build.json'), '--outDir', outDir];
-  await execa(join(root, 'node_modules/.bin/tsc'), args, { reject: false });
-  const compiled: { Guard: typeof Guard } = await import(join(outDir, 'src/image/guard.js'));
-  const it = await compiled.Guard.start({ qmp: ours, limitMs: 20 });
-  t.teardown(() => it.end());
-  await it.pausing();
-  t.same(await playVm(peer, 'paused'), ['query-status', 'cont', 'query-status']);
 });
