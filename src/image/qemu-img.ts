@@ -139,8 +139,9 @@ export async function checkImage(
 
 /**
  * Copies what the guest would read, through the whole backing chain, and leaves zeroes unallocated. Nothing
- * is flushed: that is for a descriptor of the caller's own, open on the target since before. Each flush of a qcow2 waits for all
- * that was written, and QEMU would make one for each new table (m: 1 GiB takes 1.2 times as long). `targetExists`: written in place (a block device, a prepared file), else made anew.
+ * is flushed: that is for a descriptor of the caller's own, open on the target since before. QEMU would flush the file for each
+ * new table of it, and wait for all that was written (m: 1 GiB takes 1.2 times as long).
+ * `targetExists`: written in place (a block device, a prepared file), else made anew.
  */
 export async function convertImage(
   tools: QemuTools,

@@ -39,6 +39,8 @@ export interface RestoreResult {
   readonly warnings: readonly string[];
 }
 
+/** How often what was copied is made durable, while more is. */
+const FLUSH_MS = 1_000;
 /** 8 bytes of an L2 table and 2 of a refcount for each cluster of 64 KiB, and some. */
 const TABLES_SHARE = 4_096;
 
@@ -153,7 +155,10 @@ async function write(
         tell();
       };
       tell();
-      const made = copy(tools, job, target, { signal, onProgress: onFraction });
+      const flushing = setInterval(() => target.flush(), FLUSH_MS);
+      const made = copy(tools, job, target, { signal, onProgress: onFraction }).finally(() => {
+        clearInterval(flushing);
+      });
       // Whoever waits for it is told.
       made.catch(() => {});
       if (job.format === 'qcow2') {

@@ -12,13 +12,16 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
+import { until } from '../../src/base/deadline.ts';
 import { QmpvaultError } from '../../src/base/errors.ts';
 import type { DiskName, VmName } from '../../src/base/ids.ts';
 import { MiB } from '../../src/base/units.ts';
 import { qemuTools } from '../../src/image/tools.ts';
 import { restorePoint } from '../../src/restore/restore.ts';
 import type { RestoreRequest, RestoreTarget } from '../../src/restore/restore-plan.ts';
+import { surveyTarget, Target } from '../../src/restore/target.ts';
 import { asRoot } from '../helpers/as-root.ts';
+import { failCalls } from '../helpers/failing-calls.ts';
 import { contentsOf, HandMadeVault } from '../helpers/hand-made-vault.ts';
 import { areSame } from '../helpers/images.ts';
 import { loopDevice } from '../helpers/loop-device.ts';
@@ -153,6 +156,28 @@ t.test('a block device holds the disk and nothing of what it held before', async
   t.same(restored, [{ disk: 'vdb', path: device, virtualSizeBytes: 4 * MiB }]);
   t.same(warnings, []);
   t.ok(areSame(device, made.truthFile('p3', 'vdb')));
+});
+
+t.test('an fsync that failed once is a failure, whatever the next one says', async (t) => {
+  const broken = { pid: process.pid, calls: ['fsync', 'fdatasync'], error: 'EIO' } as const;
+  const device = loopDevice(t, 4 * MiB, 0xee);
+  const ofDevice = await failCalls(t, { ...broken, path: device });
+  await t.rejects(restorePoint(tools, made.vault, ask(onto({ vdb: device }), { force: true })), {
+    code: 'sync-failed',
+    message: /Not complete, and not what it held before/,
+  });
+  t.ok(ofDevice.fired > 0);
+  await ofDevice.end();
+
+  const path = join(tempDir(t), 'disk');
+  const site = await surveyTarget(tools, { path, force: false, vaultPath: made.vault.path });
+  const target = await Target.open(site);
+  t.teardown(() => target.discard());
+  const ofFile = await failCalls(t, { ...broken, path: site.partPath });
+  target.flush();
+  await until(async () => ofFile.fired > 0 || undefined, { what: 'an fsync that fails' });
+  await ofFile.end();
+  await t.rejects(target.sync(), { code: 'sync-failed' }, 'the one at the end would succeed');
 });
 
 t.test('a larger block device is taken, with a warning', async (t) => {
