@@ -1,6 +1,15 @@
 /** The Debian package: installed, its service under a supervisor, killed and started again, a backup through it. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
@@ -10,7 +19,7 @@ import { MiB } from '../../src/base/units.ts';
 import { asRoot } from '../helpers/as-root.ts';
 import { connect, writeConfig } from '../helpers/daemon.ts';
 import { expectClean, type TestSite, testSite } from '../helpers/engine.ts';
-import type { Teardown } from '../helpers/temp-dir.ts';
+import { type Teardown, tempDir } from '../helpers/temp-dir.ts';
 import { testVm } from '../helpers/vm.ts';
 
 const PACKAGE = fileURLToPath(new URL('../../scripts/package', import.meta.url));
@@ -85,4 +94,21 @@ t.test('installed on a host without Node, under a supervisor that starts it agai
   if (process.geteuid?.() !== 0) return;
   t.equal(statSync(CACHE).mode & 0o777, 0o700, 'the compiled code that is kept is for root alone');
   t.not(readdirSync(CACHE).length, 0);
+});
+
+t.test('packed for npm: the command, and QMP as a library', async (t) => {
+  const dir = tempDir(t);
+  const checkout = fileURLToPath(new URL('../..', import.meta.url));
+  await execa('npm', ['pack', '--pack-destination', dir], { cwd: checkout });
+  const [packed = ''] = readdirSync(dir);
+  await execa('tar', ['-xzf', join(dir, packed), '-C', dir]);
+  const root = join(dir, 'package');
+  symlinkSync(join(checkout, 'node_modules'), join(root, 'node_modules'));
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  const { stdout } = await execa(process.execPath, [join(root, 'scripts/qmpvault'), '--version']);
+  t.equal(stdout, version);
+  const imports = "console.log(typeof (await import('qmpvault/qmp')).QmpClient.connect)";
+  const library = await execa(process.execPath, ['--input-type=module', '-e', imports], { cwd: root });
+  t.equal(library.stdout, 'function');
+  t.ok(existsSync(join(root, 'dist/qmp/index.d.ts')), 'with its types');
 });
