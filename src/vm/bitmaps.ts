@@ -33,11 +33,17 @@ export interface NewBitmap extends BitmapRef {
   readonly pattern: readonly number[];
 }
 
-/** Positions for the identity of a bitmap: whole clusters, ascending and distinct; fewer on a tiny disk. */
+/**
+ * Positions for the identity of a bitmap: clusters, ascending and distinct; fewer on a tiny disk. The last one is always among them:
+ * - When a disk is made smaller, its bitmap loses what lies behind the new end, and no longer proves its identity. Were the
+ *   disk then made as large as before, nothing else would tell.
+ * - A qcow2 that is made smaller keeps its last cluster whole; when it grows, the guest finds there what had been cut off.
+ *   QEMU marks nothing as changed (7.2 and 11.1), but the cluster at the old end is copied with the pattern.
+ */
 export function newPattern(sizeBytes: number): number[] {
-  const clusters = Math.max(1, Math.floor(sizeBytes / GRANULARITY_BYTES));
+  const clusters = Math.max(1, Math.ceil(sizeBytes / GRANULARITY_BYTES));
   const wanted = Math.min(PATTERN_CLUSTERS, clusters);
-  const chosen = new Set<number>();
+  const chosen = new Set([clusters - 1]);
   while (chosen.size < wanted) chosen.add(randomInt(clusters));
   return [...chosen].sort((a, b) => a - b).map((cluster) => cluster * GRANULARITY_BYTES);
 }

@@ -75,6 +75,17 @@ const REGRESSIONS: readonly Regression[] = [
       { kind: 'delete', vault: 0, point: 1 },
     ],
   },
+  {
+    seed: 40014,
+    what: 'what a qcow2 shows again when it grows after it was made smaller is in the next point',
+    operations: [
+      { kind: 'write', writes: [{ disk: 0, pattern: 214, place: 49152, sectors: 2048 }] },
+      { kind: 'shrink', disk: 0, sectors: 1001 },
+      { kind: 'backup', ...WISHES },
+      { kind: 'grow', disk: 0, sectors: 800, running: true },
+      { kind: 'backup', ...WISHES },
+    ],
+  },
 ];
 
 for (const qemu of qemuVersions(['7.2', '11.1'])) {
